@@ -1,0 +1,56 @@
+"""Everything a user may write, as frozen and typed models."""
+
+from gam_ray.config.base import ConfigModel
+from gam_ray.config.loading import ConfigError, Problem, load_study_config, load_trial_config
+from gam_ray.config.seeds import derive_seed
+from gam_ray.config.space import (
+    ChoiceParameter,
+    RangeParameter,
+    SearchSpace,
+    SubsetParameter,
+    apply_settings,
+    unknown_name,
+)
+from gam_ray.config.study import (
+    ObjectiveConfig,
+    ResourcesConfig,
+    ScheduleConfig,
+    SearchConfig,
+    StudyConfig,
+    TrackingConfig,
+)
+from gam_ray.config.trial import (
+    AdaptationConfig,
+    MomentsConfig,
+    OptimizerConfig,
+    PretrainingConfig,
+    TaskConfig,
+    TrialConfig,
+)
+
+__all__ = [
+    "AdaptationConfig",
+    "ChoiceParameter",
+    "ConfigError",
+    "ConfigModel",
+    "MomentsConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "PretrainingConfig",
+    "Problem",
+    "RangeParameter",
+    "ResourcesConfig",
+    "ScheduleConfig",
+    "SearchConfig",
+    "SearchSpace",
+    "StudyConfig",
+    "SubsetParameter",
+    "TaskConfig",
+    "TrackingConfig",
+    "TrialConfig",
+    "apply_settings",
+    "derive_seed",
+    "load_study_config",
+    "load_trial_config",
+    "unknown_name",
+]

@@ -1,0 +1,284 @@
+"""YAML files to configuration models, with every problem of a file reported at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, RootModel, ValidationError
+
+from gam_ray.config.space import (
+    ChoiceParameter,
+    RangeParameter,
+    SearchSpace,
+    SubsetParameter,
+    space_problems,
+    unknown_name,
+)
+from gam_ray.config.study import StudyConfig
+from gam_ray.config.trial import TaskConfig, TrialConfig
+
+Path_ = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+PARAMETER_MODELS = {
+    "range": RangeParameter,
+    "choice": ChoiceParameter,
+    "subset": SubsetParameter,
+}
+# Stands for a study's trial where that is not valid itself, so that its space is still checked.
+_ANY_TRIAL = TrialConfig(task=TaskConfig(source="source", target="target"))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong in a file."""
+
+    file: Path
+    line: int | None
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else str(self.file)
+        return f"{place}: {self.path + ': ' if self.path else ''}{self.message}"
+
+
+class ConfigError(ValueError):
+    """A file that is not valid; `problems` has everything that is wrong with it."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class _CoreLoader(yaml.SafeLoader):
+    """YAML 1.2's core schema: ``1e-3`` is a number, and ``no`` and dates are plain text."""
+
+
+_CoreLoader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+):
+    _CoreLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first
+    )
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A parsed file: its data and the line of every path in it."""
+
+    file: Path
+    data: dict[str, Any]
+    lines: Mapping[Path_, int]
+
+    def problem(self, path: Path_, message: str) -> Problem:
+        """A problem at `path`, with the line of the nearest part of it that the file has."""
+        line = next(
+            (self.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.lines),
+            None,
+        )
+        return Problem(self.file, line, ".".join(str(part) for part in path), message)
+
+
+def load_study_config(file: Path | str) -> StudyConfig:
+    """Read a study file; ``space`` may be a mapping or the path of a space file beside it.
+
+    Raises:
+        ConfigError: Naming all problems of the study file and of its space file.
+    """
+    document = _read(Path(file))
+    problems: list[Problem] = []
+    space_document = _space_document(document, problems)
+    if space_document is not document:
+        document.data["space"] = {}
+    study = _validate(StudyConfig, document, problems)
+    space = _validate_space(document, space_document, problems)
+    if problems or study is None or space is None:
+        raise ConfigError(problems)
+    return study.model_copy(update={"space": space})
+
+
+def load_trial_config(file: Path | str) -> TrialConfig:
+    """Read a trial file: the settings of one trial at its top level.
+
+    Raises:
+        ConfigError: Naming all problems of the file.
+    """
+    document = _read(Path(file))
+    problems: list[Problem] = []
+    trial = _validate(TrialConfig, document, problems)
+    if trial is None:
+        raise ConfigError(problems)
+    return trial
+
+
+def _read(file: Path) -> _Document:
+    try:
+        text = file.read_bytes().decode("utf-8")
+        node = yaml.compose(text, Loader=_CoreLoader)
+        data = yaml.load(text, Loader=_CoreLoader)  # noqa: S506 - a subclass of SafeLoader
+    except OSError as error:
+        raise ConfigError([Problem(file, None, "", error.strerror or str(error))]) from error
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError([_syntax_problem(file, error)]) from error
+    if not isinstance(data, dict):
+        message = f"the file must hold a mapping, but holds {type(data).__name__}"
+        raise ConfigError([Problem(file, 1, "", message)])
+    lines: dict[Path_, int] = {}
+    problems: list[Problem] = []
+    _walk(file, node, (), lines, problems)
+    problems += _not_plain(file, data, (), lines)
+    if problems:
+        raise ConfigError(problems)
+    return _Document(file, data, lines)
+
+
+def _syntax_problem(file: Path, error: Exception) -> Problem:
+    mark = getattr(error, "problem_mark", None)
+    message = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return Problem(file, mark.line + 1 if mark else None, "", f"not valid YAML: {message}")
+
+
+def _walk(
+    file: Path,
+    node: yaml.Node | None,
+    path: Path_,
+    lines: dict[Path_, int],
+    problems: list[Problem],
+) -> None:
+    """Collect the line of every path, and keys that stand twice (YAML would keep the last)."""
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _walk(file, item, (*path, index), lines, problems)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        here: Path_ = (*path, str(key.value))
+        line = key.start_mark.line + 1
+        if here in lines:
+            text = f"stands twice, first on line {lines[here]}"
+            problems.append(Problem(file, line, ".".join(map(str, here)), text))
+            continue
+        lines[here] = line
+        _walk(file, value, here, lines, problems)
+
+
+def _not_plain(file: Path, data: Any, path: Path_, lines: Mapping[Path_, int]) -> list[Problem]:
+    """Problems of values that are not JSON-like: keys that are no text, non-finite numbers."""
+    where = ".".join(map(str, path))
+    if isinstance(data, dict):
+        bad = [key for key in data if not isinstance(key, str)]
+        found = [Problem(file, None, where, f"keys must be text, but got {key!r}") for key in bad]
+        for key, value in data.items():
+            found += _not_plain(file, value, (*path, str(key)), lines)
+        return found
+    if isinstance(data, list):
+        return [
+            problem
+            for index, value in enumerate(data)
+            for problem in _not_plain(file, value, (*path, index), lines)
+        ]
+    if data is None or isinstance(data, bool | int | str):
+        return []
+    if isinstance(data, float) and math.isfinite(data):
+        return []
+    line = lines.get(path)
+    return [Problem(file, line, where, f"must be text, a finite number or a list, got {data!r}")]
+
+
+def _space_document(document: _Document, problems: list[Problem]) -> _Document:
+    """The document that holds the space: the study file itself, or the file it names."""
+    space = document.data.get("space")
+    if not isinstance(space, str):
+        return document
+    try:
+        return _read(document.file.parent / space)
+    except ConfigError as error:
+        problems += error.problems
+        return _Document(document.file.parent / space, {}, {})
+
+
+def _validate_space(
+    study: _Document, document: _Document, problems: list[Problem]
+) -> SearchSpace | None:
+    inline = document is study
+    prefix: Path_ = ("space",) if inline else ()
+    data = document.data.get("space") if inline else document.data
+    space = None if inline else _validate(SearchSpace, document, problems)
+    parameters = _valid_parameters(data)
+    trial = _part(TrialConfig, study.data.get("trial")) or _ANY_TRIAL
+    problems += [
+        document.problem((*prefix, name), message)
+        for name, message in space_problems(parameters, trial).items()
+    ]
+    return parameters if inline else space
+
+
+def _valid_parameters(data: Any) -> SearchSpace:
+    """The parameters that are valid in themselves, so that the others do not hide them."""
+    entries = data.items() if isinstance(data, dict) else ()
+    parts = [_part(SearchSpace, {name: value}) for name, value in entries]
+    return SearchSpace({name: p for part in parts if part for name, p in part.items()})
+
+
+def _part(model: type[Model], data: Any) -> Model | None:
+    """`data` as `model`, or None if it is not valid (its problems are told elsewhere)."""
+    try:
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError:
+        return None
+
+
+def _validate(model: type[Model], document: _Document, problems: list[Problem]) -> Model | None:
+    try:
+        return model.model_validate_json(json.dumps(document.data))
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            path: Path_ = tuple(part for part in item["loc"] if part not in PARAMETER_MODELS)
+            message = _message(model, item["loc"], item)
+            problems.append(document.problem(path, message))
+        return None
+
+
+def _message(model: type[BaseModel], location: Path_, item: Any) -> str:
+    kind, value = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        return unknown_name("key", str(location[-1]), _keys(model, location[:-1]))
+    if kind == "missing":
+        return "is required"
+    text: str = item["msg"].removeprefix("Value error, ")
+    if kind == "value_error" or isinstance(value, dict | list):
+        return text
+    return f"{text[0].lower()}{text[1:]}, but got {value!r}"
+
+
+def _keys(model: type[BaseModel], location: Path_) -> list[str]:
+    """Keys that `model` takes at `location`."""
+    current: Any = model
+    for part in location:
+        if part in PARAMETER_MODELS:
+            current = PARAMETER_MODELS[str(part)]
+        elif isinstance(current, type) and issubclass(current, RootModel):
+            continue
+        else:
+            current = _model_of(current.model_fields[str(part)].annotation)
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _model_of(annotation: Any) -> type[BaseModel]:
+    """The model class in an annotation such as ``X`` or ``X | None``."""
+    candidates = [annotation, *get_args(annotation)]
+    return next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))

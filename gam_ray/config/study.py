@@ -1,0 +1,129 @@
+"""The settings of a study: what every trial shares, what is searched, and on what."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from gam_ray.config.base import ConfigModel
+from gam_ray.config.space import SearchSpace
+from gam_ray.config.trial import Count, Positive, TrialConfig
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+class SearchConfig(ConfigModel):
+    """How the next trial is proposed."""
+
+    sampler: Literal["tpe", "random"] = "tpe"
+    """Optuna's sampler: ``tpe`` (tree-structured Parzen estimator) or ``random``."""
+    trials: Count = 40
+    """Trials to propose; the two baselines come on top."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the proposals and, by derivation, of every trial."""
+
+
+class ObjectiveConfig(ConfigModel):
+    """What the search maximises and what chooses; none of them sees a target label."""
+
+    score: Literal["ensv", "information_maximisation", "class_ami"] = "ensv"
+    """``ensv``: agreement with the consensus of the study's trials;
+    ``information_maximisation``: H(mean p) − mean H(p);
+    ``class_ami``: agreement of predictions with clusters of the features."""
+
+
+class ScheduleConfig(ConfigModel):
+    """Whether weak trials are stopped early."""
+
+    kind: Literal["none", "asha"] = "none"
+    """``asha``: asynchronous successive halving."""
+    min_steps: Count = 500
+    """Steps that every trial gets before it can be stopped."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """The best 1/n of the trials go on at each rung."""
+
+
+class ResourcesConfig(ConfigModel):
+    """What one trial runs on."""
+
+    workers: Count = 1
+    """Data-parallel workers of one trial."""
+    cpus_per_worker: Positive = 1.0
+    """CPU cores of a worker, which are also its threads."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of a worker; a fraction lets trials share one. 0 trains on the CPU."""
+    max_lanes: Count | None = None
+    """At most this many trials at a time; by default as many as fit."""
+    report_timeout_s: Positive = 1800.0
+    """A trial that reports nothing for so long has failed."""
+
+    @model_validator(mode="after")
+    def _gpu_is_not_shared_within_a_trial(self) -> Self:
+        if self.workers > 1 and 0 < self.gpus_per_worker < 1:
+            raise ValueError(
+                "the workers of one trial cannot share a GPU (NCCL refuses it), but got "
+                f"workers={self.workers} with gpus_per_worker={self.gpus_per_worker:g}; "
+                "use workers: 1 with a fraction, or whole GPUs"
+            )
+        return self
+
+
+class TrackingConfig(ConfigModel):
+    """Where trials are logged."""
+
+    uri: str | None = None
+    """MLflow's tracking address; by default a SQLite file in the study's folder."""
+    experiment: str | None = None
+    """MLflow experiment; by default the study's name."""
+
+
+class StudyConfig(ConfigModel):
+    """A whole study, as its YAML file has it, with the search space read in."""
+
+    name: str
+    """Names the study's folder, its MLflow runs and, on a cluster, its job."""
+    trial: TrialConfig
+    """Fixed for all trials; what `space` names is replaced in each."""
+    space: SearchSpace
+    """What is searched."""
+    search: SearchConfig = SearchConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    storage: str = "studies"
+    """Folder that holds studies, seen by all nodes; relative to the current folder."""
+
+    @property
+    def folder(self) -> Path:
+        """The study's own folder."""
+        return Path(self.storage).expanduser().absolute() / self.name
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_file_name(cls, name: str) -> str:
+        if not NAME_PATTERN.fullmatch(name):
+            raise ValueError(
+                "a name takes letters, digits, '.', '_' and '-', starts with a letter or "
+                f"digit and has at most 80, but got {name!r}"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _rungs_fit(self) -> Self:
+        if self.schedule.kind == "asha":
+            asked, every = self.schedule.min_steps, self.trial.report_every
+            if asked >= self.trial.steps:
+                raise ValueError(
+                    "schedule.min_steps must be less than trial.steps, but got "
+                    f"{asked} and {self.trial.steps}"
+                )
+            if asked % every:
+                raise ValueError(
+                    "schedule.min_steps must be a multiple of trial.report_every, since "
+                    f"trials are compared at reports, but got {asked} and {every}"
+                )
+        return self
