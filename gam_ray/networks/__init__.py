@@ -1,0 +1,11 @@
+"""Networks that can be adapted; each names its layers that can be matched."""
+
+from gam_ray.networks.base import (
+    MatchableNetwork,
+    build_network,
+    network_names,
+    register_network,
+)
+from gam_ray.networks.lenet import LeNet
+
+__all__ = ["LeNet", "MatchableNetwork", "build_network", "network_names", "register_network"]

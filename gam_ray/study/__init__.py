@@ -1,0 +1,1 @@
+"""Studies: the search space to Optuna, trials to Ray Tune, lanes to Ray Train."""

@@ -1,0 +1,1 @@
+"""What one worker runs: pretraining, matching, adaptation, evaluation, checkpoints."""

@@ -1,0 +1,209 @@
+"""Gaussian i.i.d. matching: give target activations the source's channel moments.
+
+For layer i and channel k the paper (ECCV 2018) matches in closed form::
+
+    Â^t = α A^t + β,   α = σ^s / σ^t,   β = μ^s − α μ^t
+
+with mean μ and standard deviation σ over batch and pixels, layer by layer: the target
+moments of layer i are measured with layers 1 … i−1 already matched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gam_ray.adaptation.collectives import sum_over_workers, world_size
+from gam_ray.adaptation.taps import Taps
+
+# A channel that never varies (a dead ReLU) has σ = 0; this keeps α finite, and such a
+# channel is moved to the source's mean only.
+SMALLEST_STD = 1e-5
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and standard deviation [K] of each channel (population form, divided by n)."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class MomentsMeter:
+    """Accumulates the moments of each channel over batches, positions and workers.
+
+    Sums are kept in float64 around the first batch's mean, so that a large mean beside a
+    small deviation loses nothing.
+    """
+
+    def __init__(self) -> None:
+        self._shift: Tensor | None = None
+        self._sums: Tensor | None = None
+
+    def add(self, activation: Tensor) -> None:
+        """Count in this worker's activation, [N, K] or [N, K, H, W]."""
+        values = _channels_last(activation.detach()).double()
+        if self._shift is None or self._sums is None:
+            self._shift = sum_over_workers(values.mean(0)) / world_size()
+            self._sums = values.new_zeros(3, values.shape[1])
+        centred = values - self._shift
+        count = torch.full_like(self._shift, len(centred))
+        self._sums += torch.stack([count, centred.sum(0), centred.square().sum(0)])
+
+    def result(self) -> Moments:
+        """Moments over everything that all workers added (each at least one batch)."""
+        assert self._shift is not None
+        assert self._sums is not None
+        count, first, second = sum_over_workers(self._sums)
+        variance = (second / count - (first / count).square()).clamp(min=0)
+        return Moments(mean=self._shift + first / count, std=variance.sqrt())
+
+
+def _channels_last(activation: Tensor) -> Tensor:
+    """[N, K, …] → [N·…, K]."""
+    return activation.movedim(1, -1).reshape(-1, activation.shape[1])
+
+
+class ChannelMatching(nn.Module):
+    """A layer's matching Â = α A + β, with the moments of both domains as buffers.
+
+    In training with a `momentum` above zero, the target moments follow the batches (over all
+    workers): m ← (1 − momentum) m + momentum m_batch. No gradient flows through moments.
+
+    Args:
+        source: Moments of the source network on source data.
+        target: Moments of the target network on target data, layers before matched.
+        momentum: Share of the newest batch, in [0, 1]; 0 keeps the target moments.
+        dtype: Of the buffers: the network's.
+    """
+
+    source_mean: Tensor
+    source_std: Tensor
+    target_mean: Tensor
+    target_std: Tensor
+
+    def __init__(
+        self, source: Moments, target: Moments, *, momentum: float, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.momentum = momentum
+        for name, value in (
+            ("source_mean", source.mean),
+            ("source_std", source.std),
+            ("target_mean", target.mean),
+            ("target_std", target.std),
+        ):
+            self.register_buffer(name, value.to(dtype))
+
+    def forward(self, activation: Tensor) -> Tensor:
+        """α A + β for an activation [N, K] or [N, K, H, W]."""
+        if self.training and self.momentum > 0:
+            self._follow(activation.detach())
+        scale = self.source_std / self.target_std.clamp(min=SMALLEST_STD)
+        scale = torch.where(self.target_std < SMALLEST_STD, torch.ones_like(scale), scale)
+        shift = self.source_mean - scale * self.target_mean
+        shape = (1, -1) + (1,) * (activation.dim() - 2)
+        return activation * scale.view(shape) + shift.view(shape)
+
+    def _follow(self, activation: Tensor) -> None:
+        meter = MomentsMeter()
+        meter.add(activation)
+        batch = meter.result()
+        for running, value in ((self.target_mean, batch.mean), (self.target_std, batch.std)):
+            running.lerp_(value.to(running.dtype), self.momentum)
+
+    def hook(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:  # noqa: ARG002
+        """`forward` as a forward hook of the layer (a method, so that copies stay apart)."""
+        matched: Tensor = self(output)
+        return matched
+
+
+Batches = Callable[[], Iterable[Tensor]]
+
+
+def match_network(
+    target: nn.Module,
+    target_layers: Mapping[str, nn.Module],
+    source_moments: Mapping[str, Moments],
+    target_batches: Batches,
+    *,
+    momentum: float = 0.0,
+) -> None:
+    """Insert a matching behind each layer, measured with the layers before already matched.
+
+    One pass over the target data a layer, in evaluation mode. The matchings become the
+    submodule ``target.matching``, so that they travel with the network's state and device.
+
+    Args:
+        target: The target network, changed in place; its training mode is restored.
+        target_layers: Layer name → submodule of `target`, in the order of the forward pass.
+        source_moments: Of the source network on source data, for the same names.
+        target_batches: Called once a layer, gives this worker's float images [N, C, H, W].
+        momentum: As in `ChannelMatching`.
+    """
+    for name, layer in target_layers.items():
+        measured = layer_moments(target, {name: layer}, target_batches())[name]
+        dtype = next(target.parameters()).dtype
+        matching = ChannelMatching(source_moments[name], measured, momentum=momentum, dtype=dtype)
+        _insert(target, name, layer, matching)
+
+
+@torch.no_grad()
+def layer_moments(
+    network: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[Tensor]
+) -> dict[str, Moments]:
+    """Moments of the activations of `layers` over one pass, in evaluation mode.
+
+    Args:
+        network: Run on every batch; its training mode is restored.
+        layers: Layer name → submodule of `network`.
+        batches: This worker's float images [N, C, H, W].
+    """
+    meters = {name: MomentsMeter() for name in layers}
+    was_training = network.training
+    network.eval()
+    with Taps(layers) as taps:
+        for images in batches:
+            network(images)
+            for name, activation in taps.seen.items():
+                meters[name].add(activation)
+    network.train(was_training)
+    return {name: meter.result() for name, meter in meters.items()}
+
+
+def restore_matching(
+    network: nn.Module,
+    layers: Mapping[str, nn.Module],
+    state: Mapping[str, Tensor],
+    *,
+    momentum: float = 0.0,
+) -> None:
+    """Insert the matchings that a saved network had, so that `state` can be loaded into it.
+
+    Args:
+        network: Freshly built, changed in place.
+        layers: Layer name → submodule of `network`.
+        state: A ``state_dict`` of a network that `match_network` changed, or did not.
+        momentum: As in `ChannelMatching`.
+    """
+    for name, layer in layers.items():
+        prefix = f"matching.{name}."
+        if f"{prefix}source_mean" not in state:
+            continue
+        source = Moments(state[f"{prefix}source_mean"], state[f"{prefix}source_std"])
+        target = Moments(state[f"{prefix}target_mean"], state[f"{prefix}target_std"])
+        dtype = source.mean.dtype
+        _insert(
+            network, name, layer, ChannelMatching(source, target, momentum=momentum, dtype=dtype)
+        )
+
+
+def _insert(network: nn.Module, name: str, layer: nn.Module, matching: ChannelMatching) -> None:
+    if not hasattr(network, "matching"):
+        network.add_module("matching", nn.ModuleDict())
+    assert isinstance(network.matching, nn.ModuleDict)
+    network.matching[name] = matching
+    layer.register_forward_hook(matching.hook)

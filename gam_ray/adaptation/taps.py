@@ -1,0 +1,82 @@
+"""Reading activations by layer name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+class Taps:
+    """While open, keeps what each layer last gave out.
+
+    Opened after matchings were inserted, it sees matched activations.
+
+    Attributes:
+        seen: Layer name → activation of the last forward pass, in the order they were made.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        self._layers = dict(layers)
+        self._handles: list[RemovableHandle] = []
+        self.seen: dict[str, Tensor] = {}
+
+    def __enter__(self) -> Self:
+        for name, layer in self._layers.items():
+            self._handles.append(layer.register_forward_hook(self._reader(name)))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _reader(self, name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def read(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            self.seen[name] = output
+
+        return read
+
+
+class TappedNetwork(nn.Module):
+    """A network whose output is the activations of chosen layers.
+
+    A module of its own, so that one `DistributedDataParallel` can hold it.
+
+    Args:
+        network: Any network.
+        layers: Chosen layer name → submodule of `network`.
+    """
+
+    def __init__(self, network: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.network = network
+        self._tapped = dict(layers)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Layer name → activation, for images [N, C, H, W]."""
+        with Taps(self._tapped) as taps:
+            self.network(images)
+        return {name: taps.seen[name] for name in self._tapped}
+
+
+def choose_layers(layers: Mapping[str, nn.Module], names: tuple[str, ...]) -> dict[str, nn.Module]:
+    """The layers called `names`, in the network's order.
+
+    Raises:
+        ValueError: If the network has no layer of a name.
+    """
+    unknown = [name for name in names if name not in layers]
+    if unknown:
+        raise ValueError(
+            f"the network has no layer {', '.join(map(repr, unknown))}; its layers: "
+            f"{', '.join(layers)}"
+        )
+    return {name: layer for name, layer in layers.items() if name in names}

@@ -1,0 +1,251 @@
+"""What a domain is: images by split, with or without labels."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Split = Literal["train", "held_out", "test"]
+"""`train` and `held_out` share the data set's training part and have no image in common;
+`test` is the data set's own test part."""
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+_PERMUTATION_SEED = 2018
+
+
+class DataMissingError(FileNotFoundError):
+    """A domain's files are not where they were looked for, and could not be had."""
+
+
+class LabelsMissingError(ValueError):
+    """Labels were asked of a domain that has none."""
+
+
+@dataclass(frozen=True, eq=False)
+class UnlabelledImages:
+    """Images alone, as a target domain gives them: there is no label to look at.
+
+    Attributes:
+        images: uint8 `[N, C, H, W]` in 0-255, N ≥ 1.
+
+    Raises:
+        ValueError: The images are of another type, shape or range.
+    """
+
+    images: Tensor
+
+    def __post_init__(self) -> None:
+        _check_images(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hex, of the images' shape and bytes."""
+        return _sha256(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """Images and the class of each.
+
+    Attributes:
+        images: uint8 `[N, C, H, W]` in 0-255, N ≥ 1.
+        labels: int64 `[N]`, each 0 or more.
+
+    Raises:
+        ValueError: Images or labels are of another type, shape or range, or differ in number.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        _check_images(self.images)
+        _check_labels(self.labels, count=len(self.images))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hex, of both tensors' shapes and bytes."""
+        return _sha256(self.images, self.labels)
+
+    def take(self, indices: Tensor) -> Self:
+        """Return the images and labels at `indices` (int64 `[M]`), in that order, copied."""
+        return type(self)(self.images[indices], self.labels[indices])
+
+    def without_labels(self) -> UnlabelledImages:
+        """Return the same images (the same memory) without their labels."""
+        return UnlabelledImages(self.images)
+
+
+class Domain(ABC):
+    """A data set by name, in splits.
+
+    A domain whose images have labels is a `LabelledDomain`; one that has none derives from this
+    class and defines `unlabelled` alone.
+
+    Attributes:
+        name: The name it was registered under (`register_domain` sets it).
+        class_names: The classes' names; label k is the k-th.
+        image_shape: `(C, H, W)` of every image.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+    def __init__(self, data_root: Path) -> None:
+        self.data_root = data_root
+
+    def labelled(self, split: Split) -> LabelledImages:
+        """Return a split's images and labels.
+
+        Raises:
+            LabelsMissingError: The domain has no labels.
+            DataMissingError: The domain's files are absent.
+            ValueError: There is no such split, or the files hold something else.
+        """
+        raise LabelsMissingError(
+            f"Domain {self.name!r} has no labels, but those of its {split!r} split were asked for. "
+            "Take it as a target without an oracle, or choose a labelled domain."
+        )
+
+    @abstractmethod
+    def unlabelled(self, split: Split) -> UnlabelledImages:
+        """Return a split's images, without labels even where the domain has them.
+
+        Raises:
+            DataMissingError: The domain's files are absent.
+            ValueError: There is no such split, or the files hold something else.
+        """
+
+
+class LabelledDomain(Domain):
+    """A domain whose images all have labels. A subclass says how to load them, in `_load`.
+
+    What was loaded is kept, so that asking again for a split costs nothing.
+    """
+
+    def __init__(self, data_root: Path) -> None:
+        super().__init__(data_root)
+        self._loaded: dict[Split, LabelledImages] = {}
+
+    @abstractmethod
+    def _load(self, split: Split) -> Mapping[Split, LabelledImages]:
+        """Load a split; those that are read along with it may be given too."""
+
+    def labelled(self, split: Split) -> LabelledImages:
+        """Return a split's images and labels; see `Domain.labelled`."""
+        check_split(split)
+        if split not in self._loaded:
+            loaded = self._load(split)
+            for images in loaded.values():
+                self._check(images)
+            self._loaded.update(loaded)
+        return self._loaded[split]
+
+    def unlabelled(self, split: Split) -> UnlabelledImages:
+        """Return the images of `labelled(split)`, without the labels."""
+        return self.labelled(split).without_labels()
+
+    def _check(self, part: LabelledImages) -> None:
+        shape = tuple(part.images.shape[1:])
+        if shape != self.image_shape:
+            raise ValueError(
+                f"Domain {self.name!r} promises images of shape {self.image_shape}, but loaded "
+                f"{shape}. Correct its image_shape or resize the images as they are loaded."
+            )
+        largest = int(part.labels.max())
+        if largest >= len(self.class_names):
+            raise ValueError(
+                f"Domain {self.name!r} names {len(self.class_names)} classes, so its labels end at "
+                f"{len(self.class_names) - 1}, but one is {largest}. Correct its class_names or "
+                "map the labels as they are loaded."
+            )
+
+
+def check_split(split: str) -> None:
+    """Raise ValueError unless `split` is one of `SPLITS`."""
+    if split not in SPLITS:
+        raise ValueError(f"A split is one of {', '.join(SPLITS)}; this one is {split!r}.")
+
+
+def fixed_permutation(length: int) -> Tensor:
+    """Return one permutation of 0..length-1 (int64 `[length]`), the same in every run.
+
+    It decides which images are held out, so it is part of the data and takes no trial's seed.
+    """
+    # RandomState, not Generator: numpy promises never to change its stream.
+    order = np.random.RandomState(_PERMUTATION_SEED).permutation(length)
+    return torch.from_numpy(order.astype(np.int64))
+
+
+def carve_held_out(part: LabelledImages, *, held_out: int) -> dict[Split, LabelledImages]:
+    """Split a training part in two, by `fixed_permutation`.
+
+    Args:
+        part: The whole training part.
+        held_out: How many images to hold out: the first ones of the permutation.
+
+    Returns:
+        `held_out` and, with the rest, `train`.
+
+    Raises:
+        ValueError: `held_out` leaves one of the two empty.
+    """
+    if not 0 < held_out < len(part):
+        raise ValueError(
+            f"From 1 to {len(part) - 1} of {len(part)} images can be held out, but {held_out} were "
+            "asked for. Choose a number in that range."
+        )
+    order = fixed_permutation(len(part))
+    return {"held_out": part.take(order[:held_out]), "train": part.take(order[held_out:])}
+
+
+def _check_images(images: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(
+            "Images are a uint8 tensor [N, C, H, W] in 0-255, but these are "
+            f"{images.dtype} of shape {tuple(images.shape)}. Scale, convert and reshape them first."
+        )
+    if images.numel() == 0:
+        raise ValueError(
+            f"A set of images has at least one, but this one's shape is {tuple(images.shape)}. "
+            "Check the folder or the split it was loaded from."
+        )
+    brightest = int(images.max())
+    if brightest <= 1:
+        raise ValueError(
+            f"Images are in 0-255, but the brightest pixel of these is {brightest}: they look "
+            "scaled to [0, 1]. Multiply by 255 before converting to uint8."
+        )
+
+
+def _check_labels(labels: Tensor, *, count: int) -> None:
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        raise ValueError(
+            f"Labels are an int64 tensor [{count}], one for each image, but these are "
+            f"{labels.dtype} of shape {tuple(labels.shape)}. Give one class index an image."
+        )
+    smallest = int(labels.min())
+    if smallest < 0:
+        raise ValueError(
+            f"Labels are class indices from 0, but one is {smallest}. Number the classes from 0."
+        )
+
+
+def _sha256(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,182 @@
+"""MNIST and USPS, read (and where absent, downloaded) by torchvision.
+
+The files are looked for in `<data_root>/digits` and then in `<data_root>`, each as the `root` that
+torchvision's class takes. If they are in neither, they are downloaded to `<data_root>/digits`; if
+that fails, a `DataMissingError` says what was expected, what was found, and how to get it.
+
+Files that are there are read as they are: torchvision compares checksums only of what it downloads.
+What is checked instead is what training depends on: range, polarity, classes, number of images.
+"""
+
+import http.client
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.datasets import MNIST, USPS
+
+from gam_ray.domains.base import DataMissingError, LabelledImages, Split, carve_held_out
+from gam_ray.domains.digits import DigitDomain, check_digits, resize_digits
+from gam_ray.domains.registry import register_domain
+
+_DOWNLOAD_SILENCE_SECONDS = 60.0
+_LISTED_ENTRIES = 12
+
+
+class TorchvisionDigits(DigitDomain):
+    """A digit data set that torchvision can read.
+
+    Attributes:
+        torchvision_class: What reads and downloads it.
+        files: What that class reads, relative to its `root`.
+        training_size: The number of images of the training part.
+        test_size: The number of images of the test part.
+        held_out_size: How many of the training part are held out, by `fixed_permutation`.
+    """
+
+    torchvision_class: type[MNIST | USPS]
+    files: tuple[str, ...]
+    training_size: int
+    test_size: int
+    held_out_size: int
+
+    def _load(self, split: Split) -> Mapping[Split, LabelledImages]:
+        if split == "test":
+            return {"test": self._read(train=False)}
+        return carve_held_out(self._read(train=True), held_out=self.held_out_size)
+
+    def _read(self, *, train: bool) -> LabelledImages:
+        root = self._find() or self._download()
+        origin = f"{self.name} ({'training' if train else 'test'} part) in {root}"
+        digits = _as_digits(self._open(root, train=train, origin=origin), origin=origin)
+        check_digits(digits, origin=origin)
+        expected = self.training_size if train else self.test_size
+        if len(digits) != expected:
+            raise ValueError(
+                f"{origin} has {expected} images, but {len(digits)} were read. Remove the files "
+                "and get the data set as it was published."
+            )
+        return digits
+
+    def _open(self, root: Path, *, train: bool, origin: str) -> MNIST | USPS:
+        """Return torchvision's data set of files that are there."""
+        # AssertionError, IndexError and RuntimeError: torchvision's parsers on damaged files.
+        try:
+            return self.torchvision_class(root, train=train, download=False)
+        except (OSError, EOFError, ValueError, AssertionError, IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"{origin} cannot be read: {error!r}. The files are damaged or in another format; "
+                "remove them and get them again."
+            ) from error
+
+    def _roots(self) -> tuple[Path, Path]:
+        return self.data_root / "digits", self.data_root
+
+    def _find(self) -> Path | None:
+        complete = (root for root in self._roots() if not self._absent_in(root))
+        return next(complete, None)
+
+    def _absent_in(self, root: Path) -> list[str]:
+        return [file for file in self.files if not (root / file).is_file()]
+
+    def _download(self) -> Path:
+        root = self._roots()[0]
+        found = [f"  {folder}: {_listing(folder)}" for folder in self._roots()]
+        try:
+            self._download_to(root)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            raise DataMissingError(self._missing(found, error)) from error
+        return root
+
+    def _download_to(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        # Downloaded aside and moved whole: an interrupted download leaves nothing that looks like
+        # a data set, and several workers may download at once.
+        with (
+            tempfile.TemporaryDirectory(dir=root, prefix=".download-") as aside,
+            _no_endless_wait(),
+        ):
+            for train in (True, False):
+                self.torchvision_class(aside, train=train, download=True)
+            for file in self._absent_in(root):
+                (root / file).parent.mkdir(parents=True, exist_ok=True)
+                (Path(aside) / file).replace(root / file)
+
+    def _missing(self, found: list[str], cause: Exception) -> str:
+        digits, data_root = self._roots()
+        lines = [
+            f"The files of {self.name!r} are not there and could not be downloaded.",
+            f"Expected in {digits} or in {data_root}:",
+            *(f"  {file}" for file in self.files),
+            "Found:",
+            *found,
+            "To get them: put the files there; or name the folder that has them, by --data-root or",
+            "by the environment variable GAM_RAY_DATA; or run once with internet access, and they",
+            f"are downloaded to {digits}.",
+            f"The download ended with {cause!r}.",
+        ]
+        return "\n".join(lines)
+
+
+@register_domain("mnist")
+class Mnist(TorchvisionDigits):
+    """MNIST: 55,000 train, 5,000 held out of its 60,000, 10,000 test."""
+
+    torchvision_class = MNIST
+    files = (
+        "MNIST/raw/train-images-idx3-ubyte",
+        "MNIST/raw/train-labels-idx1-ubyte",
+        "MNIST/raw/t10k-images-idx3-ubyte",
+        "MNIST/raw/t10k-labels-idx1-ubyte",
+    )
+    training_size = 60_000
+    test_size = 10_000
+    held_out_size = 5_000
+
+
+@register_domain("usps")
+class Usps(TorchvisionDigits):
+    """USPS: 6,291 train, 1,000 held out of its 7,291, 2,007 test; 16x16 resized to 28x28."""
+
+    torchvision_class = USPS
+    files = ("usps.bz2", "usps.t.bz2")
+    training_size = 7_291
+    test_size = 2_007
+    held_out_size = 1_000
+
+
+def _as_digits(dataset: MNIST | USPS, *, origin: str) -> LabelledImages:
+    """Take images and labels out of a data set that holds them as `[N, H, W]` and `[N]`."""
+    images: Tensor = torch.as_tensor(dataset.data).unsqueeze(1)
+    labels = torch.as_tensor(dataset.targets, dtype=torch.int64)
+    if images.shape[1:] != DigitDomain.image_shape:
+        images = resize_digits(images)
+    try:
+        return LabelledImages(images, labels)
+    except ValueError as error:
+        raise ValueError(f"{origin} is not as it was published. {error}") from error
+
+
+@contextmanager
+def _no_endless_wait() -> Iterator[None]:
+    """Let a connection that falls silent end as an error: torchvision sets no limit."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_SILENCE_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _listing(folder: Path) -> str:
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        return f"({error.strerror})"
+    more = len(names) - _LISTED_ENTRIES
+    listed = ", ".join(names[:_LISTED_ENTRIES]) or "(empty)"
+    return f"{listed} and {more} more" if more > 0 else listed

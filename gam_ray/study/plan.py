@@ -1,0 +1,78 @@
+"""How many trials fit on a cluster at a time, and what limits them; said before the start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gam_ray.config import ResourcesConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The concurrency of a study.
+
+    Attributes:
+        lanes: Trials at a time.
+        workers: Data-parallel workers of each.
+        cpus_per_worker: Cores of each worker.
+        gpus_per_worker: GPUs of each worker.
+        limit: What keeps the lanes from being more.
+    """
+
+    lanes: int
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    limit: str
+
+    def __str__(self) -> str:
+        on = f"{self.cpus_per_worker:g} CPU"
+        if self.gpus_per_worker:
+            on += f" and {self.gpus_per_worker:g} GPU"
+        trials = "trial at a time" if self.lanes == 1 else "trials at a time"
+        workers = "worker" if self.workers == 1 else "data-parallel workers"
+        return (
+            f"{self.lanes} {trials}, each on {self.workers} {workers} of {on}; "
+            f"limited by {self.limit}"
+        )
+
+
+def plan_lanes(config: ResourcesConfig, cluster: Mapping[str, float], trials: int) -> Plan:
+    """As many lanes as the cluster holds, at most one a trial.
+
+    Args:
+        config: What one trial needs.
+        cluster: Ray's resources in all, such as ``{"CPU": 8, "GPU": 2}``.
+        trials: Trials to run.
+
+    Raises:
+        ValueError: If not even one trial fits, saying what lacks.
+    """
+    needs = {
+        "CPU": config.workers * config.cpus_per_worker,
+        "GPU": config.workers * config.gpus_per_worker,
+    }
+    fits = {
+        f"{cluster.get(name, 0.0):g} {name}s": math.floor(cluster.get(name, 0.0) / need + 1e-9)
+        for name, need in needs.items()
+        if need > 0
+    }
+    fits[f"the number of trials ({trials})"] = trials
+    if config.max_lanes is not None:
+        fits[f"resources.max_lanes ({config.max_lanes})"] = config.max_lanes
+    limit = min(fits, key=lambda name: fits[name])
+    if not fits[limit]:
+        need = ", ".join(f"{value:g} {name}s" for name, value in needs.items() if value)
+        raise ValueError(
+            f"one trial needs {need}, but the cluster has {limit}; lower resources.workers, "
+            "resources.cpus_per_worker or resources.gpus_per_worker, or use a larger cluster"
+        )
+    return Plan(
+        lanes=fits[limit],
+        workers=config.workers,
+        cpus_per_worker=config.cpus_per_worker,
+        gpus_per_worker=config.gpus_per_worker,
+        limit=limit,
+    )

@@ -1,0 +1,151 @@
+"""From a search space to Optuna, and from Tune's results back to Optuna's trial states."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune.search.optuna import OptunaSearch
+
+from gam_ray.config import (
+    ChoiceParameter,
+    SearchConfig,
+    SearchSpace,
+    SubsetParameter,
+    TrialConfig,
+    derive_seed,
+)
+from gam_ray.config.space import Parameter
+
+# Trials drawn at random before TPE builds its model; Optuna's default of 10 would be most of a
+# small study.
+STARTUP_SHARE = 0.3
+
+
+class DefineByRun:
+    """A search space as the function that Optuna calls with each new trial.
+
+    A subset is asked as one yes/no a name (``adaptation.layers/fc3``), so that the sampler and
+    importance plots see the names. What `proposal_settings` makes of the answers is a trial.
+
+    Args:
+        space: What is searched.
+        base: Values of settings that are not searched, for conditions on them.
+    """
+
+    def __init__(self, space: SearchSpace, base: TrialConfig) -> None:
+        self._space = space
+        self._base = base.to_mapping()
+
+    def __call__(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Ask for every parameter whose condition holds; returns settings by dotted path."""
+        settings: dict[str, Any] = {}
+        for path, parameter in self._in_order():
+            if all(self._value(settings, p) == v for p, v in parameter.when.items()):
+                settings[path] = _suggest(trial, path, parameter)
+        return {"settings": settings}
+
+    def _in_order(self) -> list[tuple[str, Parameter]]:
+        """Unconditional parameters first, so that conditions find their values."""
+        return sorted(self._space.items(), key=lambda item: bool(item[1].when))
+
+    def _value(self, settings: Mapping[str, Any], path: str) -> Any:
+        if path in settings:
+            return settings[path]
+        if path in self._space.root:  # searched, but its own condition does not hold
+            return None
+        node: Any = self._base
+        for part in path.split("."):
+            node = node[part]
+        return node
+
+
+def _suggest(trial: optuna.Trial, path: str, parameter: Parameter) -> Any:
+    if isinstance(parameter, ChoiceParameter):
+        return trial.suggest_categorical(path, parameter.choice)
+    if isinstance(parameter, SubsetParameter):
+        return _suggest_subset(trial, path, parameter)
+    low, high = parameter.bounds
+    if parameter.kind == "int":
+        return trial.suggest_int(path, int(low), int(high))
+    return trial.suggest_float(path, low, high, log=parameter.kind == "log")
+
+
+def _suggest_subset(trial: optuna.Trial, path: str, parameter: SubsetParameter) -> list[str]:
+    """The names with a yes; where they are fewer than `min`, the last ones with a no as well."""
+    answers = {
+        name: bool(trial.suggest_categorical(f"{path}/{name}", (True, False)))
+        for name in parameter.subset
+    }
+    missing = parameter.min - sum(answers.values())
+    for name in reversed(parameter.subset):
+        if missing > 0 and not answers[name]:
+            answers[name] = True
+            missing -= 1
+    return [name for name, answer in answers.items() if answer]
+
+
+def build_sampler(config: SearchConfig) -> optuna.samplers.BaseSampler:
+    """Optuna's sampler of this name, seeded from the study's seed."""
+    seed = derive_seed(config.seed, "sampler") % 2**32
+    if config.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    startup = max(4, min(10, math.ceil(STARTUP_SHARE * config.trials)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True)
+
+
+class HonestOptunaSearch(OptunaSearch):
+    """Ray's OptunaSearch that tells Optuna how a trial really ended.
+
+    Ray's own tells a trial that the schedule stopped as complete, with the value of its low
+    budget, and leaves one without a finite value running for ever. Here such trials are
+    PRUNED, with their values by step, and FAILED.
+    """
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Report an intermediate value under its adaptation step."""
+        value = result.get(self.metric)
+        if trial_id in self._completed_trials or not _is_finite(value):
+            return
+        trial = self._ot_trials[trial_id]
+        if result["step"] not in trial.study.trials[trial.number].intermediate_values:
+            trial.report(value, result["step"])
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Close the trial: COMPLETE after all its steps, else PRUNED, or FAIL without a value."""
+        if trial_id in self._completed_trials or trial_id not in self._ot_trials:
+            return
+        self._completed_trials.add(trial_id)
+        trial = self._ot_trials[trial_id]
+        value = (result or {}).get(self.metric)
+        if error or not _is_finite(value):
+            self._ot_study.tell(trial, state=TrialState.FAIL)
+        elif result and result.get("last"):
+            self._ot_study.tell(trial, value)
+        else:
+            self._ot_study.tell(trial, state=TrialState.PRUNED)
+
+    @property
+    def optuna_study(self) -> optuna.Study:
+        """The Optuna study behind the search."""
+        return self._ot_study
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def build_search(space: SearchSpace, base: TrialConfig, config: SearchConfig) -> HonestOptunaSearch:
+    """The searcher that proposes `config.trials` trials, maximising ``score``."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return HonestOptunaSearch(
+        space=DefineByRun(space, base), metric="score", mode="max", sampler=build_sampler(config)
+    )

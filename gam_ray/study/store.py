@@ -1,0 +1,211 @@
+"""What a study keeps on its storage: the only truth about it, for every process that asks.
+
+::
+
+    STUDY/
+      study.json            the settings, and what identifies them
+      state.json            running, finished, failed, interrupted; when; where
+      result.json           the choice, once made
+      trials/KEY/trial.json      number, name, settings, whole configuration
+      trials/KEY/reports.jsonl   one line a report
+      trials/KEY/predictions.npy softmax on the held-out target, of the newest report
+      trials/KEY/checkpoint.pt   the newest checkpoint
+      trials/KEY/end.json        how it ended, and the oracle's reading
+      sources/              source networks (may be shared by other studies)
+      tracking/             what MLflow has been told, or will be
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gam_ray.config import TrialConfig
+from gam_ray.tracking.files import JsonLines, replace_json
+
+TrialState = Literal["planned", "running", "finished", "pruned", "failed"]
+EndState = Literal["finished", "pruned", "failed"]
+Role = Literal["no adaptation", "gaussian", "search"]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What a trial is.
+
+    Attributes:
+        key: Hash of `config`; names the trial everywhere.
+        number: 0, 1, … in the order of submission.
+        role: A baseline's, or ``search``.
+        settings: What the search chose, by dotted path; empty for a baseline.
+        config: All of it.
+    """
+
+    key: str
+    number: int
+    role: Role
+    settings: dict[str, Any]
+    config: TrialConfig
+
+    @property
+    def name(self) -> str:
+        """The name that people see: ``07`` and what kind of trial it is."""
+        if self.role != "search":
+            return f"{self.number:02d} {self.role}"
+        adaptation = self.config.adaptation
+        matching = "gaussian+" if adaptation.gaussian else ""
+        return f"{self.number:02d} {matching}{adaptation.adversary} {'+'.join(adaptation.layers)}"
+
+
+@dataclass(frozen=True)
+class ReportRecord:
+    """One report, as it was stored.
+
+    Attributes:
+        step: Adaptation steps done.
+        metrics: Losses, health and label-free scores by name.
+        time: Seconds since the epoch.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    time: float
+
+
+@dataclass(frozen=True)
+class EndRecord:
+    """How a trial ended.
+
+    Attributes:
+        state: ``finished``, ``pruned`` (stopped by the schedule) or ``failed``.
+        step: Adaptation steps done.
+        seconds: From its start in a lane to its end.
+        error: Why it failed.
+        oracle: Target split → accuracy in [0, 1]; None where there are no labels.
+    """
+
+    state: EndState
+    step: int
+    seconds: float
+    error: str | None = None
+    oracle: dict[str, float] | None = None
+
+
+@dataclass
+class TrialFiles:
+    """The files of one trial."""
+
+    folder: Path
+    _reports: JsonLines = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._reports = JsonLines(self.folder / "reports.jsonl")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint, written by the trial itself."""
+        return self.folder / "checkpoint.pt"
+
+    def create(self, record: TrialRecord) -> None:
+        """Make the folder and write what the trial is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "key": record.key,
+            "number": record.number,
+            "role": record.role,
+            "settings": record.settings,
+            "config": record.config.to_mapping(),
+        }
+        replace_json(self.folder / "trial.json", content)
+
+    def record(self) -> TrialRecord:
+        """What the trial is."""
+        content = json.loads((self.folder / "trial.json").read_text())
+        return TrialRecord(**{**content, "config": TrialConfig.from_mapping(content["config"])})
+
+    def append_report(self, report: ReportRecord, predictions: NDArray[np.float32]) -> None:
+        """Store a report durably; it counts only after this returned."""
+        draft = self.folder / ".predictions.npy"
+        with draft.open("wb") as file:
+            np.save(file, predictions)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.folder / "predictions.npy")
+        self._reports.append(asdict(report))
+
+    def reports(self) -> list[ReportRecord]:
+        """All reports, by step."""
+        return [ReportRecord(**json.loads(line)) for _, line in self._reports.read(0)]
+
+    def predictions(self) -> NDArray[np.float32] | None:
+        """Softmax [N, C] of the newest report, or None before the first."""
+        file = self.folder / "predictions.npy"
+        if not file.exists():
+            return None
+        predictions: NDArray[np.float32] = np.load(file, allow_pickle=False)
+        return predictions
+
+    def write_end(self, end: EndRecord) -> None:
+        """Store how the trial ended."""
+        replace_json(self.folder / "end.json", asdict(end))
+        self._reports.close()
+
+    def end(self) -> EndRecord | None:
+        """How the trial ended, or None while it has not."""
+        file = self.folder / "end.json"
+        return EndRecord(**json.loads(file.read_text())) if file.exists() else None
+
+    def state(self) -> TrialState:
+        """Where the trial is in its life."""
+        end = self.end()
+        if end:
+            return end.state
+        return "running" if (self.folder / "started").exists() else "planned"
+
+    def mark_started(self) -> None:
+        """Remember that a lane took the trial."""
+        (self.folder / "started").touch()
+
+
+class StudyStore:
+    """The folder of one study.
+
+    Args:
+        folder: The study's own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def tracking(self) -> Path:
+        """Folder of the tracking queue."""
+        return self.folder / "tracking"
+
+    def trial(self, key: str) -> TrialFiles:
+        """The files of the trial with this key, there or not."""
+        return TrialFiles(self.folder / "trials" / key)
+
+    def trials(self) -> list[TrialFiles]:
+        """The files of all trials, in the order of submission."""
+        folders = [file.parent for file in (self.folder / "trials").glob("*/trial.json")]
+        found = [TrialFiles(folder) for folder in folders]
+        return sorted(found, key=lambda files: files.record().number)
+
+    def read(self, name: Literal["study", "state", "result"]) -> dict[str, Any] | None:
+        """One of the study's own JSON files, or None if it is not there."""
+        file = self.folder / f"{name}.json"
+        if not file.exists():
+            return None
+        content: dict[str, Any] = json.loads(file.read_text())
+        return content
+
+    def write(self, name: Literal["study", "state", "result"], content: dict[str, Any]) -> None:
+        """Replace one of the study's own JSON files in one go."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_json(self.folder / f"{name}.json", content)

@@ -1,0 +1,396 @@
+"""A study from start to end: plan, lanes, search, choice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from gam_ray.config import StudyConfig, derive_seed, load_study_config
+from gam_ray.study import results
+from gam_ray.study.plan import Plan
+from gam_ray.study.store import StudyStore
+from gam_ray.tracking import MLflowSink, StudyEnded, StudyStarted, TagsSet, TrackingQueue
+
+logger = logging.getLogger(__name__)
+
+# Waits of the end of a study, in seconds.
+IDLE_TIMEOUT_S = 600.0
+LANE_TIMEOUT_S = 20.0
+TRACKING_TIMEOUT_S = 60.0
+POLL_S = 0.5
+
+# Ray and Tune as a study needs them; what the user has set wins.
+RAY_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class StudyError(RuntimeError):
+    """A study could not go on; the message says why and what is left to do."""
+
+
+class Study:
+    """A sweep over one task, chosen without target labels.
+
+    Args:
+        config: The study.
+        data_root: Folder of data sets; by default ``GAM_RAY_DATA`` or ``./data``.
+    """
+
+    def __init__(self, config: StudyConfig, *, data_root: Path | None = None) -> None:
+        self.config = _seeded(config)
+        self.store = StudyStore(config.folder)
+        self._data_root = data_root.absolute() if data_root else None
+
+    @classmethod
+    def load(cls, file: Path | str, *, data_root: Path | None = None) -> Self:
+        """Read a study file.
+
+        Raises:
+            ConfigError: Naming all problems of the file.
+        """
+        return cls(load_study_config(file), data_root=data_root)
+
+    def run(
+        self, *, address: str | None = None, listener: Listener | None = None
+    ) -> dict[str, Any]:
+        """Run the study to its end; one that was interrupted goes on.
+
+        Trials that ended are not run again, and one that was cut off goes on from its
+        checkpoint. Blocks until all trials are over.
+
+        Args:
+            address: Of a Ray cluster; by default Ray starts on this machine, for this study.
+            listener: Told the state of things twice a second.
+
+        Returns:
+            What `results.best` gives.
+
+        Raises:
+            ValueError: If settings do not go together, data are missing, or the folder holds
+                another study or one that runs.
+            StudyError: If the study could not go on.
+        """
+        self._check()
+        with _only_one(self.store), self._recorded(), self._tracked() as sink:
+            with _ray(address):
+                plan = self._plan()
+                _tell(listener, {"plan": str(plan)})
+                self._search(plan, listener)
+            choice = self._choose()
+            _tell(listener, {"stage": ("writing to MLflow", sink.status().waiting, 0)})
+        return choice
+
+    def _check(self) -> None:
+        """Find out what is wrong before anything is started."""
+        from gam_ray.domains import load_domain
+        from gam_ray.training.trial import check_trial
+
+        known = self.store.read("study")
+        if known and known["key"] != self.config.key():
+            raise ValueError(
+                f"{self.store.folder} holds a study with other settings; give this one another "
+                "name, or move that folder away"
+            )
+        check_trial(self.config.trial, self.config.resources.workers)
+        for name in (self.config.trial.task.source, self.config.trial.task.target):
+            load_domain(name, data_root=self._data_root).unlabelled("held_out")
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        """Keep ``study.json`` and ``state.json`` true."""
+        config, before = self.config, self.store.read("state") or {}
+        content = {"key": config.key(), "config": config.to_mapping()}
+        self.store.write("study", {**content, "trials": config.search.trials + 2})
+        state = {
+            "state": "running",
+            "started": before.get("started", time.time()),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        self.store.write("state", state)
+        try:
+            yield
+        except BaseException as error:
+            name = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            end = {"state": name, "ended": time.time(), "error": str(error)}
+            self.store.write("state", {**state, **end})
+            raise
+        self.store.write("state", {**state, "state": "finished", "ended": time.time()})
+
+    @contextmanager
+    def _tracked(self) -> Iterator[MLflowSink]:
+        """Carry the tracking queue to MLflow as long as the study lives."""
+        config = self.config
+        self.store.tracking.mkdir(parents=True, exist_ok=True)
+        queue = TrackingQueue(self.store.tracking)
+        task = config.trial.task
+        queue.append(
+            StudyStarted(
+                config.name,
+                params={
+                    "source": task.source,
+                    "target": task.target,
+                    "network": task.network,
+                    "sampler": config.search.sampler,
+                    "trials": config.search.trials,
+                    "seed": config.search.seed,
+                    "objective": config.objective.score,
+                    "schedule": config.schedule.kind,
+                    "workers": config.resources.workers,
+                },
+                tags={"gam_ray.role": "study", "gam_ray.task": f"{task.source} → {task.target}"},
+                time_ms=_now_ms(),
+            )
+        )
+        sink = MLflowSink(
+            self.store.tracking,
+            tracking_uri=tracking_uri(config),
+            experiment=config.tracking.experiment or config.name,
+            study=config.name,
+        )
+        sink.start()
+        status = "FAILED"
+        try:
+            yield sink
+            status = "FINISHED"
+        finally:
+            queue.append(StudyEnded(status, _now_ms()))  # type: ignore[arg-type]
+            end = sink.close(TRACKING_TIMEOUT_S)
+            if end.waiting:
+                logger.warning(
+                    "%d records wait for MLflow (%s); run the study again to send them",
+                    end.waiting,
+                    end.last_error,
+                )
+
+    def _plan(self) -> Plan:
+        import ray
+
+        from gam_ray.study.plan import plan_lanes
+
+        config = self.config
+        return plan_lanes(config.resources, ray.cluster_resources(), config.search.trials)
+
+    def _search(self, plan: Plan, listener: Listener | None) -> None:
+        """Run all trials: baselines first, then what the search proposes."""
+        import ray
+
+        broker = self._start_broker()
+        lanes = self._start_lanes(broker, plan)
+        try:
+            for role in ("no adaptation", "gaussian"):
+                ray.get(broker.submit.remote({}, role))
+            with _watch(broker, listener, self.config.search.trials + 2):
+                self._tune(broker, plan)
+                _wait_until_idle(broker)
+        finally:
+            ray.get(broker.close.remote())
+            for lane in lanes:
+                lane.join(LANE_TIMEOUT_S)
+
+    def _start_broker(self) -> Any:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from gam_ray.study.broker import Broker
+        from gam_ray.study.schedule import rungs
+
+        # On this node: its queue is read by the sink in this process.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(num_cpus=0, max_concurrency=1000)(Broker)
+        return actor.options(scheduling_strategy=here).remote(self.config, rungs(self.config))
+
+    def _start_lanes(self, broker: Any, plan: Plan) -> list[Any]:
+        from gam_ray.study.lanes import Lane, LaneSettings
+
+        alive = set(range(plan.lanes))
+        lock = threading.Lock()
+
+        def on_death(name: str, error: BaseException) -> None:
+            with lock:
+                alive.discard(int(name.rsplit("-", 1)[1]))
+                if not alive:
+                    broker.close.remote(f"all lanes ended; the last one: {error}")
+
+        lanes = []
+        for number in range(plan.lanes):
+            settings = LaneSettings(
+                name=f"lane-{number}",
+                broker=broker,
+                sources=self.store.folder.parent / ".sources",
+                data_root=self._data_root,
+                threads=max(1, round(plan.cpus_per_worker)),
+            )
+            lanes.append(Lane(settings, self.config, plan, on_death))
+            lanes[-1].start()
+        return lanes
+
+    def _tune(self, broker: Any, plan: Plan) -> None:
+        """Propose trials with Optuna through Ray Tune until all have ended."""
+        from ray import tune
+
+        from gam_ray.study.relay import Relay
+        from gam_ray.study.schedule import build_scheduler
+        from gam_ray.study.search import build_search
+
+        config = self.config
+        tuner = tune.Tuner(
+            Relay,
+            param_space={"broker": broker},
+            tune_config=tune.TuneConfig(
+                metric="score",
+                mode="max",
+                search_alg=build_search(config.space, config.trial, config.search),
+                scheduler=build_scheduler(config, broker),
+                num_samples=config.search.trials,
+                max_concurrent_trials=plan.lanes,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=f"tune-{int(time.time())}",
+                storage_path=str(config.folder / "ray"),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=0),
+            ),
+        )
+        tuner.fit()
+
+    def _choose(self) -> dict[str, Any]:
+        """Choose by the final scores, and write down the choice."""
+        try:
+            choice = results.best(self.store)
+        except ValueError as error:
+            causes = {end.error for _, _, end in results.trial_table(self.store) if end.error}
+            raise StudyError(f"{error}: {'; '.join(sorted(causes))}") from error
+        self.store.write("result", choice)
+        queue = TrackingQueue(self.store.tracking)
+        key = choice["trial"]["key"]
+        queue.append(TagsSet(key, {"gam_ray.chosen": "yes"}))
+        tags = {"gam_ray.chosen": choice["trial"]["name"]}
+        queue.append(TagsSet(None, tags))
+        return choice
+
+
+def _seeded(config: StudyConfig) -> StudyConfig:
+    """The study with its trials' seed derived from the study's, unless the file gives one."""
+    if "seed" in config.trial.model_fields_set:
+        return config
+    seed = derive_seed(config.search.seed, "trial")
+    return config.model_copy(update={"trial": config.trial.model_copy(update={"seed": seed})})
+
+
+def tracking_uri(config: StudyConfig) -> str:
+    """Where the study is tracked: what the file says, else a SQLite file in its folder."""
+    return config.tracking.uri or f"sqlite:///{config.folder / 'mlflow.db'}"
+
+
+@contextmanager
+def _only_one(store: StudyStore) -> Iterator[None]:
+    """Hold the study's folder, so that no second process runs the same study."""
+    store.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(store.folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        state = store.read("state") or {}
+        raise ValueError(
+            f"the study in {store.folder} is running already, on {state.get('host')} as process "
+            f"{state.get('pid')}; wait for it, or stop that process"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    """Ray for a study: the cluster at `address`, or one of this study's own."""
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if address is None:
+        # Others on this machine can reach Ray's ports: let only who knows the token in.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if os.environ["RAY_AUTH_MODE"] == "token":
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    own = {"include_dashboard": False, "object_store_memory": 256 * 2**20}
+    ray.init(
+        address=address or "local",
+        namespace="gam_ray",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        **(own if address is None else {}),
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _watch(broker: Any, listener: Listener | None, total: int) -> Iterator[None]:
+    """Tell the listener what the broker knows, in a thread, twice a second."""
+    import ray
+
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(POLL_S):
+            try:
+                snapshot = ray.get(broker.snapshot.remote(), timeout=10)
+            except Exception:  # the display must not end a study
+                logger.debug("no snapshot", exc_info=True)
+                continue
+            _tell(listener, {**snapshot, "total": total})
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
+    if listener:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if listener:
+            thread.join(POLL_S + 10)
+
+
+def _wait_until_idle(broker: Any) -> None:
+    import ray
+
+    deadline = time.monotonic() + IDLE_TIMEOUT_S
+    while not ray.get(broker.wait_until_idle.remote(5.0)):
+        if time.monotonic() > deadline:
+            ray.get(broker.close.remote(f"trials did not end within {IDLE_TIMEOUT_S:g} s"))
+
+
+def _tell(listener: Listener | None, news: dict[str, Any]) -> None:
+    if listener:
+        listener(news)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

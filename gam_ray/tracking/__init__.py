@@ -1,0 +1,38 @@
+"""Tracking: what happens in a study reaches MLflow, each step once, whatever MLflow does.
+
+A study appends events to a `TrackingQueue`, which is a file; an `MLflowSink` carries them on in a
+thread of its own. Importing this does not import mlflow.
+"""
+
+from gam_ray.tracking.events import (
+    ArtifactReady,
+    Event,
+    MetricsReported,
+    RunStatus,
+    StudyEnded,
+    StudyStarted,
+    TagsSet,
+    TrialEnded,
+    TrialStarted,
+    event_from_json,
+)
+from gam_ray.tracking.progress import read_run_ids
+from gam_ray.tracking.queue import TrackingQueue
+from gam_ray.tracking.sink import MLflowSink, SinkStatus
+
+__all__ = [
+    "ArtifactReady",
+    "Event",
+    "MLflowSink",
+    "MetricsReported",
+    "RunStatus",
+    "SinkStatus",
+    "StudyEnded",
+    "StudyStarted",
+    "TagsSet",
+    "TrackingQueue",
+    "TrialEnded",
+    "TrialStarted",
+    "event_from_json",
+    "read_run_ids",
+]

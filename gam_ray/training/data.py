@@ -1,0 +1,132 @@
+"""The images of a task, and the order in which a trial draws them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gam_ray.config import TaskConfig, derive_seed
+from gam_ray.domains import (
+    Domain,
+    LabelledImages,
+    LabelsMissingError,
+    UnlabelledImages,
+    load_domain,
+)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What a trial may see: labelled source images, and target images without labels."""
+
+    source_train: LabelledImages
+    source_held_out: LabelledImages
+    target_train: UnlabelledImages
+    target_held_out: UnlabelledImages
+    class_names: tuple[str, ...]
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+        return int(self.source_train.images.shape[1])
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Split → SHA-256 of what is in it."""
+        return {
+            "source_train": self.source_train.fingerprint(),
+            "source_held_out": self.source_held_out.fingerprint(),
+            "target_train": self.target_train.fingerprint(),
+            "target_held_out": self.target_held_out.fingerprint(),
+        }
+
+
+@lru_cache(maxsize=2)
+def load_task(task: TaskConfig, data_root: Path | None) -> TaskData:
+    """The images of a task; kept in memory for the next trial of the same task.
+
+    Raises:
+        ValueError: If a domain is unknown, or the two do not go together.
+        DataMissingError: If files are not there and cannot be downloaded.
+    """
+    source, target = _domains(task, data_root)
+    return TaskData(
+        source_train=source.labelled("train"),
+        source_held_out=source.labelled("held_out"),
+        target_train=target.unlabelled("train"),
+        target_held_out=target.unlabelled("held_out"),
+        class_names=source.class_names,
+    )
+
+
+def load_oracle_test(task: TaskConfig, data_root: Path | None) -> LabelledImages | None:
+    """The target's labelled test split, for the oracle alone; None where there are no labels."""
+    try:
+        return load_domain(task.target, data_root=data_root).labelled("test")
+    except LabelsMissingError:
+        return None
+
+
+def _domains(task: TaskConfig, data_root: Path | None) -> tuple[Domain, Domain]:
+    source = load_domain(task.source, data_root=data_root)
+    target = load_domain(task.target, data_root=data_root)
+    if source.image_shape != target.image_shape:
+        raise ValueError(
+            f"source and target images must have one shape, but {task.source} has "
+            f"{source.image_shape} and {task.target} has {target.image_shape}"
+        )
+    if source.class_names != target.class_names:
+        raise ValueError(
+            f"source and target must have the same classes, but {task.source} has "
+            f"{', '.join(source.class_names)} and {task.target} has "
+            f"{', '.join(target.class_names)}"
+        )
+    return source, target
+
+
+def to_float(images: Tensor, device: torch.device | None = None) -> Tensor:
+    """uint8 images in 0-255 as float32 in [0, 1], on `device`."""
+    return images.to(device).float().div_(255)
+
+
+class IndexStream:
+    """Endless shuffled passes over `count` items, in batches, addressable by step.
+
+    Every pass is a permutation seeded by (seed, pass), so that a resumed trial draws what the
+    uninterrupted one would have. A batch may run over the end of a pass.
+
+    Args:
+        count: Number of items, at least 1.
+        batch_size: Items a step.
+        seed: Of all passes.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self._count = count
+        self._batch_size = batch_size
+        self._seed = seed
+        self._passes: dict[int, Tensor] = {}
+
+    def batch(self, step: int) -> Tensor:
+        """Indices [batch_size] of step 0, 1, …."""
+        position = step * self._batch_size
+        end = position + self._batch_size
+        parts = []
+        while position < end:
+            number, offset = divmod(position, self._count)
+            part = self._pass(number)[offset : offset + end - position]
+            parts.append(part)
+            position += len(part)
+        return torch.cat(parts)
+
+    def _pass(self, number: int) -> Tensor:
+        if number not in self._passes:
+            generator = torch.Generator().manual_seed(derive_seed(self._seed, "pass", number))
+            newest = torch.randperm(self._count, generator=generator)
+            self._passes = {k: v for k, v in self._passes.items() if k == number - 1}
+            self._passes[number] = newest
+        return self._passes[number]

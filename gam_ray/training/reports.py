@@ -1,0 +1,42 @@
+"""What a trial says to the outside, and what it hears back: go on or stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Report:
+    """The state of a trial after `step` adaptation steps; its checkpoint is already written.
+
+    Attributes:
+        step: Adaptation steps done.
+        metrics: Losses, health and label-free scores by name, such as ``loss/target``,
+            ``accuracy/source/fc3`` (a discriminator's) or ``score/class_ami``.
+        predictions: Softmax [N, C], float32, on the target's held-out split.
+        checkpoint: File with the target network after this step.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    predictions: NDArray[np.float32]
+    checkpoint: Path
+
+
+class Reporter(Protocol):
+    """Where a trial's reports go. Called by the first worker only."""
+
+    def report(self, report: Report) -> bool:
+        """Take a report; True to go on, False to stop the trial here."""
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Say how far the current stage is; cheap, called every few seconds at most."""
+
+
+class DivergedError(ArithmeticError):
+    """A loss or a parameter is no longer a finite number."""
