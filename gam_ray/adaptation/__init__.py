@@ -14,6 +14,7 @@ from gam_ray.adaptation.moments import (
     Moments,
     layer_moments,
     match_network,
+    remeasure,
     restore_matching,
 )
 from gam_ray.adaptation.objectives import GANLoss, LeastSquaresLoss, drift
@@ -39,6 +40,7 @@ __all__ = [
     "layer_moments",
     "match_network",
     "rank",
+    "remeasure",
     "restore_matching",
     "shard",
     "sum_over_workers",

@@ -67,16 +67,28 @@ def _channels_last(activation: Tensor) -> Tensor:
     return activation.movedim(1, -1).reshape(-1, activation.shape[1])
 
 
+def _batch_moments(activation: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [K] of one batch over all workers, differentiable."""
+    values = _channels_last(activation)
+    count = len(values) * world_size()
+    mean = sum_over_workers(values.sum(0)) / count
+    variance = sum_over_workers((values - mean).square().sum(0)) / count
+    return mean, (variance + SMALLEST_STD**2).sqrt()
+
+
 class ChannelMatching(nn.Module):
     """A layer's matching Â = α A + β, with the moments of both domains as buffers.
 
-    In training with a `momentum` above zero, the target moments follow the batches (over all
-    workers): m ← (1 − momentum) m + momentum m_batch. No gradient flows through moments.
+    With a `momentum` above zero it trains as BatchNorm does: on the moments of the batch (over
+    all workers), with the gradient through them, while the kept target moments follow:
+    m ← (1 − momentum) m + momentum m_batch. Without that gradient the network can drift without
+    bound, since the matching hides it from the discriminators.
 
     Args:
         source: Moments of the source network on source data.
         target: Moments of the target network on target data, layers before matched.
-        momentum: Share of the newest batch, in [0, 1]; 0 keeps the target moments.
+        momentum: Share of the newest batch, in [0, 1]; 0 keeps the target moments, in training
+            as well.
         dtype: Of the buffers: the network's.
     """
 
@@ -100,20 +112,31 @@ class ChannelMatching(nn.Module):
 
     def forward(self, activation: Tensor) -> Tensor:
         """α A + β for an activation [N, K] or [N, K, H, W]."""
+        mean, std = self.target_mean, self.target_std
         if self.training and self.momentum > 0:
-            self._follow(activation.detach())
-        scale = self.source_std / self.target_std.clamp(min=SMALLEST_STD)
-        scale = torch.where(self.target_std < SMALLEST_STD, torch.ones_like(scale), scale)
-        shift = self.source_mean - scale * self.target_mean
+            mean, std = _batch_moments(activation)
+            self.target_mean.lerp_(mean.detach(), self.momentum)
+            self.target_std.lerp_(std.detach(), self.momentum)
+        scale, shift = self._affine(mean, std)
         shape = (1, -1) + (1,) * (activation.dim() - 2)
         return activation * scale.view(shape) + shift.view(shape)
 
-    def _follow(self, activation: Tensor) -> None:
-        meter = MomentsMeter()
-        meter.add(activation)
-        batch = meter.result()
-        for running, value in ((self.target_mean, batch.mean), (self.target_std, batch.std)):
-            running.lerp_(value.to(running.dtype), self.momentum)
+    def _affine(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        """(α, β) for these target moments; α is never zero, so that it can be undone."""
+        scale = self.source_std.clamp(min=SMALLEST_STD) / std.clamp(min=SMALLEST_STD)
+        scale = torch.where(std <= SMALLEST_STD, torch.ones_like(scale), scale)
+        return scale, self.source_mean - scale * mean
+
+    @torch.no_grad()
+    def correct(self, output: Moments) -> None:
+        """Replace the target moments, given the moments that the matched activation has.
+
+        Args:
+            output: Of α A + β in evaluation mode; those of A follow from them.
+        """
+        scale, shift = self._affine(self.target_mean, self.target_std)
+        self.target_mean.copy_((output.mean.to(shift.dtype) - shift) / scale)
+        self.target_std.copy_(output.std.to(shift.dtype) / scale)
 
     def hook(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:  # noqa: ARG002
         """`forward` as a forward hook of the layer (a method, so that copies stay apart)."""
@@ -149,6 +172,28 @@ def match_network(
         dtype = next(target.parameters()).dtype
         matching = ChannelMatching(source_moments[name], measured, momentum=momentum, dtype=dtype)
         _insert(target, name, layer, matching)
+
+
+def remeasure(
+    target: nn.Module, target_layers: Mapping[str, nn.Module], target_batches: Batches
+) -> None:
+    """Take the target moments of all matchings anew, layer by layer over whole passes.
+
+    What a running average keeps lags behind the weights; evaluation wants what is true now.
+    Nothing happens to a network without matchings.
+
+    Args:
+        target: Changed in place; its training mode is restored.
+        target_layers: Layer name → submodule of `target`, in the order of the forward pass.
+        target_batches: Called once a layer, gives this worker's float images [N, C, H, W].
+    """
+    matchings: nn.ModuleDict = getattr(target, "matching", nn.ModuleDict())
+    for name in target_layers:
+        if name in matchings:
+            matching = matchings[name]
+            assert isinstance(matching, ChannelMatching)
+            layer = {name: target_layers[name]}
+            matching.correct(layer_moments(target, layer, target_batches())[name])
 
 
 @torch.no_grad()

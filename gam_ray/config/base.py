@@ -20,6 +20,7 @@ class ConfigModel(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
         hide_input_in_errors=True,
+        serialize_by_alias=True,
     )
 
     @classmethod

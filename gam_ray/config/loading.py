@@ -76,6 +76,16 @@ for _tag, _pattern, _first in (
     )
 
 
+def _decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    """An integer, also where it starts with a zero: to YAML 1.1, 0100 would be 64."""
+    return int(loader.construct_scalar(node))
+
+
+_CoreLoader.add_constructor("tag:yaml.org,2002:int", _decimal)
+# What the loader's constructors raise where an explicit tag does not go with its value.
+_CONSTRUCTOR_ERRORS = (ValueError, LookupError, AttributeError, TypeError)
+
+
 @dataclass(frozen=True)
 class _Document:
     """A parsed file: its data and the line of every path in it."""
@@ -130,16 +140,19 @@ def _read(file: Path) -> _Document:
         text = file.read_bytes().decode("utf-8")
         node = yaml.compose(text, Loader=_CoreLoader)
         data = yaml.load(text, Loader=_CoreLoader)  # noqa: S506 - a subclass of SafeLoader
+        lines: dict[Path_, int] = {}
+        problems: list[Problem] = []
+        _walk(file, node, (), lines, problems)
     except OSError as error:
         raise ConfigError([Problem(file, None, "", error.strerror or str(error))]) from error
-    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        message = "nested too deeply, or an alias stands within what it names"
+        raise ConfigError([Problem(file, None, "", message)]) from error
+    except (yaml.YAMLError, *_CONSTRUCTOR_ERRORS) as error:
         raise ConfigError([_syntax_problem(file, error)]) from error
     if not isinstance(data, dict):
         message = f"the file must hold a mapping, but holds {type(data).__name__}"
         raise ConfigError([Problem(file, 1, "", message)])
-    lines: dict[Path_, int] = {}
-    problems: list[Problem] = []
-    _walk(file, node, (), lines, problems)
     problems += _not_plain(file, data, (), lines)
     if problems:
         raise ConfigError(problems)
@@ -180,8 +193,12 @@ def _not_plain(file: Path, data: Any, path: Path_, lines: Mapping[Path_, int]) -
     """Problems of values that are not JSON-like: keys that are no text, non-finite numbers."""
     where = ".".join(map(str, path))
     if isinstance(data, dict):
-        bad = [key for key in data if not isinstance(key, str)]
-        found = [Problem(file, None, where, f"keys must be text, but got {key!r}") for key in bad]
+        message = "keys must be text, but got {!r}"
+        found = [
+            Problem(file, lines.get((*path, str(key))), where, message.format(key))
+            for key in data
+            if not isinstance(key, str)
+        ]
         for key, value in data.items():
             found += _not_plain(file, value, (*path, str(key)), lines)
         return found
@@ -247,10 +264,16 @@ def _validate(model: type[Model], document: _Document, problems: list[Problem]) 
         return model.model_validate_json(json.dumps(document.data))
     except ValidationError as error:
         for item in error.errors(include_url=False):
-            path: Path_ = tuple(part for part in item["loc"] if part not in PARAMETER_MODELS)
             message = _message(model, item["loc"], item)
-            problems.append(document.problem(path, message))
+            problems.append(document.problem(_path(model, item["loc"]), message))
         return None
+
+
+def _path(model: type[BaseModel], location: Path_) -> Path_:
+    """`location` as the file has it: pydantic puts a parameter's kind behind its name."""
+    inline = model is StudyConfig and location[:1] == ("space",)
+    kind = 2 if inline else 1 if model is SearchSpace else len(location)
+    return (*location[:kind], *location[kind + 1 :])
 
 
 def _message(model: type[BaseModel], location: Path_, item: Any) -> str:

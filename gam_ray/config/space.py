@@ -14,12 +14,28 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, RootModel, Tag, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    RootModel,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from gam_ray.config.base import ConfigModel
 from gam_ray.config.trial import TrialConfig
 
-Scalar = bool | int | float | str
+
+def _plain(value: Any) -> Any:
+    """Refuse what is no scalar with one message, where a union has one for each member."""
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError(f"must be text, a number, true or false, but got {value!r}")  # noqa: TRY004
+    return value
+
+
+Scalar = Annotated[bool | int | float | str, BeforeValidator(_plain)]
 Condition = dict[str, Scalar]
 
 
@@ -59,9 +75,9 @@ class RangeParameter(ConfigModel):
             raise ValueError(f"give exactly one of log, float and int, but got {names or 'none'}")
         low, high = self.bounds
         if not low < high:
-            raise ValueError(f"low < high must hold, but got low={low:g}, high={high:g}")
+            raise ValueError(f"low < high must hold, but got low={low}, high={high}")
         if self.log and low <= 0:
-            raise ValueError(f"a log range must start above zero, but got low={low:g}")
+            raise ValueError(f"a log range must start above zero, but got low={low}")
         return self
 
 
@@ -103,7 +119,7 @@ class SubsetParameter(ConfigModel):
 
 
 def _parameter_kind(value: Any) -> str:
-    keys = value if isinstance(value, dict) else value.model_fields_set
+    keys = value if isinstance(value, dict) else getattr(value, "model_fields_set", ())
     return next((kind for kind in ("choice", "subset") if kind in keys), "range")
 
 
@@ -155,7 +171,7 @@ def space_problems(space: SearchSpace, base: TrialConfig) -> dict[str, str]:
     """What is wrong with `space` as a search around `base`: parameter path → message.
 
     A parameter must name a setting of a trial, the setting must accept the parameter's
-    edges, and `when` must name parameters or settings that exist.
+    edges, and `when` must name settings that exist and values that they accept.
     """
     problems: dict[str, str] = {}
     known = setting_paths(base)
@@ -164,14 +180,22 @@ def space_problems(space: SearchSpace, base: TrialConfig) -> dict[str, str]:
             problems[path] = unknown_name("setting", path, known)
             continue
         for value in parameter.examples():
-            try:
-                apply_settings(base, {path: value})
-            except ValidationError as error:
-                problems[path] = f"{value!r} is refused: {error.errors()[0]['msg']}"
-        for condition in parameter.when:
+            if message := _refusal(base, path, value):
+                problems[path] = f"{value!r} {message}"
+        for condition, value in parameter.when.items():
             if condition not in known:
                 problems[path] = f"when: {unknown_name('setting', condition, known)}"
+            elif message := _refusal(base, condition, value):
+                problems[path] = f"when: {condition}={value!r} {message}"
     return problems
+
+
+def _refusal(base: TrialConfig, path: str, value: Any) -> str | None:
+    try:
+        apply_settings(base, {path: value})
+    except ValidationError as error:
+        return f"is refused: {error.errors()[0]['msg']}"
+    return None
 
 
 def setting_paths(base: TrialConfig) -> list[str]:

@@ -45,9 +45,9 @@ class PretrainingConfig(ConfigModel):
 class MomentsConfig(ConfigModel):
     """Where the target moments of Gaussian matching come from while the network adapts."""
 
-    kind: Literal["initial", "running"] = "initial"
-    """``initial``: measured over the whole target set before adaptation and kept;
-    ``running``: followed by an exponential average over the batches."""
+    kind: Literal["initial", "running"] = "running"
+    """``running``: of each batch while training, as BatchNorm does, with a running average for
+    evaluation; ``initial``: measured over the whole target set before adaptation and kept."""
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the newest batch in the running average; not used by ``initial``."""
 

@@ -1,0 +1,5 @@
+"""What a person sees of a finished study."""
+
+from gam_ray.report.overview import Overview, TrialCurve, draw_overview
+
+__all__ = ["Overview", "TrialCurve", "draw_overview"]

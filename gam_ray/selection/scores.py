@@ -42,7 +42,8 @@ def class_ami(probabilities: Tensor, features: Tensor, *, seed: int) -> float:
         seed: Of the k-means starts.
 
     Returns:
-        A value in [−1, 1]; 0 is chance, 1 is equality. With fewer images than classes, 0.
+        A value in [−1, 1]; 0 is chance, 1 is equality. With fewer images than classes, or one
+        class predicted everywhere, 0.
 
     Raises:
         ValueError: If shapes disagree, a row is no distribution, or a feature is not finite.
@@ -59,14 +60,16 @@ def class_ami(probabilities: Tensor, features: Tensor, *, seed: int) -> float:
     if not torch.isfinite(features).all():
         raise ValueError("features must be finite, but some are not; the network has diverged")
     count, classes = probabilities.shape
-    if count < classes:
+    predicted = probabilities.argmax(1).cpu().numpy()
+    # Of one class and one cluster (a collapsed network has both) the AMI would be 1: equality.
+    if count < classes or (predicted == predicted[0]).all():
         return 0.0
     with warnings.catch_warnings():  # fewer distinct points than clusters: a collapsed network
         warnings.simplefilter("ignore", ConvergenceWarning)
         clusters = KMeans(classes, n_init=3, random_state=seed % 2**32).fit_predict(
             features.double().cpu().numpy()
         )
-    return float(adjusted_mutual_info_score(clusters, probabilities.argmax(1).cpu().numpy()))
+    return float(adjusted_mutual_info_score(clusters, predicted))
 
 
 def check_probabilities(probabilities: Tensor) -> None:

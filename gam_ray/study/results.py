@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gam_ray.report import Overview, TrialCurve
 from gam_ray.selection.choice import Candidate, choose
 from gam_ray.selection.consensus import agreements
 from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialFiles, TrialRecord
@@ -171,3 +172,27 @@ def trial_table(store: StudyStore) -> list[tuple[TrialRecord, ReportRecord | Non
         if end:
             rows.append((files.record(), reports[-1] if reports else None, end))
     return rows
+
+
+def overview(store: StudyStore) -> Overview:
+    """A study as its picture shows it."""
+    study = _study(store)
+    config, score = study["config"], study["config"]["objective"]["score"]
+    scores, chosen = final_scores(store, score), choose_trial(store, score)
+    trials = []
+    for files in store.trials():
+        record, end, reports = files.record(), files.end(), files.reports()
+        trials.append(
+            TrialCurve(
+                name=record.name,
+                role=record.role,
+                steps=tuple(report.step for report in reports),
+                scores=tuple(report.metrics[f"score/{score}"] for report in reports),
+                final_score=scores.get(record.key),
+                oracle=end.oracle["test"] if end and end.oracle else None,
+                chosen=record.key == chosen,
+            )
+        )
+    task = config["trial"]["task"]
+    title = f"{config['name']}: {task['source']} → {task['target']}"
+    return Overview(title=title, score=score, trials=tuple(trials))

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -16,10 +17,20 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from gam_ray.config import StudyConfig, derive_seed, load_study_config
+from gam_ray.report import draw_overview
 from gam_ray.study import results
+from gam_ray.study.errors import StudyError
 from gam_ray.study.plan import Plan
 from gam_ray.study.store import StudyStore
-from gam_ray.tracking import MLflowSink, StudyEnded, StudyStarted, TagsSet, TrackingQueue
+from gam_ray.tracking import (
+    ArtifactReady,
+    MetricsReported,
+    MLflowSink,
+    StudyEnded,
+    StudyStarted,
+    TagsSet,
+    TrackingQueue,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +55,6 @@ RAY_ENVIRONMENT = {
 }
 
 Listener = Callable[[dict[str, Any]], None]
-
-
-class StudyError(RuntimeError):
-    """A study could not go on; the message says why and what is left to do."""
 
 
 class Study:
@@ -92,30 +99,56 @@ class Study:
                 another study or one that runs.
             StudyError: If the study could not go on.
         """
-        self._check()
-        with _only_one(self.store), self._recorded(), self._tracked() as sink:
-            with _ray(address):
-                plan = self._plan()
-                _tell(listener, {"plan": str(plan)})
-                self._search(plan, listener)
-            choice = self._choose()
-            _tell(listener, {"stage": ("writing to MLflow", sink.status().waiting, 0)})
-        return choice
+        self._check_folder()
+        with _only_one(self.store):
+            if (self.store.read("state") or {}).get("state") == "finished":
+                self._send_what_waits()
+                return results.best(self.store)
+            # Ray starts while the settings are checked against the data.
+            with ThreadPoolExecutor(1) as executor:
+                check = executor.submit(self._check_settings)
+                with _ray(address):
+                    check.result()
+                    return self._run(listener)
 
-    def _check(self) -> None:
-        """Find out what is wrong before anything is started."""
-        from gam_ray.domains import load_domain
-        from gam_ray.training.trial import check_trial
+    def _run(self, listener: Listener | None) -> dict[str, Any]:
+        plan = self._plan()
+        _tell(listener, {"plan": str(plan)})
+        with self._recorded(), self._tracked():
+            self._search(plan, listener)
+            return self._choose()
 
+    def _check_folder(self) -> None:
         known = self.store.read("study")
         if known and known["key"] != self.config.key():
             raise ValueError(
                 f"{self.store.folder} holds a study with other settings; give this one another "
                 "name, or move that folder away"
             )
+
+    def _check_settings(self) -> None:
+        """Find out what is wrong before a trial is started."""
+        from gam_ray.training.data import load_task
+        from gam_ray.training.trial import check_trial
+
         check_trial(self.config.trial, self.config.resources.workers)
-        for name in (self.config.trial.task.source, self.config.trial.task.target):
-            load_domain(name, data_root=self._data_root).unlabelled("held_out")
+        load_task(self.config.trial.task, self._data_root)
+
+    def _sink(self) -> MLflowSink:
+        config = self.config
+        return MLflowSink(
+            self.store.tracking,
+            tracking_uri=tracking_uri(config),
+            experiment=config.tracking.experiment or config.name,
+            study=config.name,
+        )
+
+    def _send_what_waits(self) -> None:
+        """Send what MLflow could not take while the study ran."""
+        sink = self._sink()
+        if sink.status().waiting:
+            sink.start()
+            sink.close(TRACKING_TIMEOUT_S)
 
     @contextmanager
     def _recorded(self) -> Iterator[None]:
@@ -140,7 +173,7 @@ class Study:
         self.store.write("state", {**state, "state": "finished", "ended": time.time()})
 
     @contextmanager
-    def _tracked(self) -> Iterator[MLflowSink]:
+    def _tracked(self) -> Iterator[None]:
         """Carry the tracking queue to MLflow as long as the study lives."""
         config = self.config
         self.store.tracking.mkdir(parents=True, exist_ok=True)
@@ -164,16 +197,11 @@ class Study:
                 time_ms=_now_ms(),
             )
         )
-        sink = MLflowSink(
-            self.store.tracking,
-            tracking_uri=tracking_uri(config),
-            experiment=config.tracking.experiment or config.name,
-            study=config.name,
-        )
+        sink = self._sink()
         sink.start()
         status = "FAILED"
         try:
-            yield sink
+            yield
             status = "FINISHED"
         finally:
             queue.append(StudyEnded(status, _now_ms()))  # type: ignore[arg-type]
@@ -288,8 +316,12 @@ class Study:
         queue = TrackingQueue(self.store.tracking)
         key = choice["trial"]["key"]
         queue.append(TagsSet(key, {"gam_ray.chosen": "yes"}))
-        tags = {"gam_ray.chosen": choice["trial"]["name"]}
-        queue.append(TagsSet(None, tags))
+        queue.append(TagsSet(None, {"gam_ray.chosen": choice["trial"]["name"]}))
+        queue.append(MetricsReported(None, 0, _headline(choice), _now_ms()))
+        picture = self.store.folder / "overview.png"
+        draw_overview(results.overview(self.store), picture)
+        for file in (picture, self.store.folder / "study.json", self.store.folder / "result.json"):
+            queue.append(ArtifactReady(None, str(file)))
         return choice
 
 
@@ -299,6 +331,18 @@ def _seeded(config: StudyConfig) -> StudyConfig:
         return config
     seed = derive_seed(config.search.seed, "trial")
     return config.model_copy(update={"trial": config.trial.model_copy(update={"seed": seed})})
+
+
+def _headline(choice: dict[str, Any]) -> dict[str, float]:
+    """The figures of a study's own run: score and oracle, before adaptation and as chosen."""
+    before, name = choice["no_adaptation"], choice["score"]["name"]
+    values = {f"score/{name}": choice["score"]["value"], "no_adaptation/score": before["score"]}
+    for prefix, oracle in (
+        ("oracle", choice["oracle"]),
+        ("no_adaptation/oracle", before["oracle"]),
+    ):
+        values |= {f"{prefix}/{split}": value for split, value in (oracle or {}).items()}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def tracking_uri(config: StudyConfig) -> str:

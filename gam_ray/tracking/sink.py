@@ -73,8 +73,12 @@ class _Backoff:
         self._delay_s = min(max(_FIRST_DELAY_S, 2 * self._delay_s), _LONGEST_DELAY_S)
         self._due = time.monotonic() + self._delay_s
 
-    def reset(self) -> None:
+    def succeeded(self) -> None:
         self._delay_s = self._due = 0.0
+
+    def hurry(self) -> None:
+        self._delay_s = min(self._delay_s, _FIRST_DELAY_S)
+        self._due = 0.0
 
 
 class MLflowSink:
@@ -174,8 +178,8 @@ class MLflowSink:
         if self._thread.ident is None:
             raise ValueError("a sink has to run to be drained; got none running: call start()")
         deadline = time.monotonic() + timeout_s
-        self._records.reset()
-        self._uploads.reset()
+        self._records.hurry()
+        self._uploads.hurry()
         self._wake.set()
         while True:
             self._moved.clear()
@@ -230,7 +234,7 @@ class MLflowSink:
             self._note_failure(error, logging.DEBUG if backoff.is_failing() else logging.WARNING)
             backoff.failed()
             return False
-        backoff.reset()
+        backoff.succeeded()
         return moved
 
     def _note_failure(self, error: Exception, level: int) -> None:
@@ -318,7 +322,7 @@ def _artifact_root(tracking_uri: str, root: Path | None) -> Path | None:
         return root or Path(path.partition("?")[0]).parent / "artifacts"
     if root is not None:
         raise ValueError(
-            f"artifact_root is for SQLite databases; got {root} for {tracking_uri}: leave it out, "
-            "the server has its own"
+            f"artifact_root is for SQLite databases; got {root} for another store: leave it out, "
+            "a server has its own"
         )
     return None

@@ -12,6 +12,7 @@ from gam_ray.config import derive_seed
 from gam_ray.networks import MatchableNetwork
 from gam_ray.selection.scores import class_ami, information_maximisation
 from gam_ray.training.data import TaskData, to_float
+from gam_ray.training.reports import DivergedError
 
 BATCH = 512
 # Clustering thousands of points would take longer than predicting them; the first of a split
@@ -70,8 +71,16 @@ def label_free_scores(
 
     Returns:
         ``score/…`` → value, and the softmax [N, C] on the target's held-out split.
+
+    Raises:
+        DivergedError: If predictions or features are not finite.
     """
     probabilities, features = predict(network, data.target_held_out.images, device)
+    if not bool(probabilities.isfinite().all() and features.isfinite().all()):
+        raise DivergedError(
+            "the target network's predictions are not finite; lower the learning rates or "
+            "adaptation.weight"
+        )
     held_out = data.source_held_out
     scores = {
         "score/source_accuracy": accuracy(network, held_out.images, held_out.labels),

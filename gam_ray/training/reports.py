@@ -32,7 +32,11 @@ class Reporter(Protocol):
     """Where a trial's reports go. Called by the first worker only."""
 
     def report(self, report: Report) -> bool:
-        """Take a report; True to go on, False to stop the trial here."""
+        """Take a report; True to go on, False to stop the trial here.
+
+        A resumed trial sends the report of its checkpoint again, since it cannot know whether
+        that was taken: a report of a known step is to be dropped.
+        """
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Say how far the current stage is; cheap, called every few seconds at most."""

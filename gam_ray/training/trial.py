@@ -27,6 +27,7 @@ from gam_ray.adaptation import (
     layer_moments,
     match_network,
     rank,
+    remeasure,
     restore_matching,
     shard,
     world_size,
@@ -39,6 +40,10 @@ from gam_ray.training.data import IndexStream, TaskData, load_oracle_test, load_
 from gam_ray.training.evaluation import float_batches, label_free_scores, predict
 from gam_ray.training.pretraining import PROGRESS_EVERY, SourceCache
 from gam_ray.training.reports import DivergedError, Report, Reporter
+
+# Target images whose moments are taken anew before a report; of more, the first so many (their
+# order is random), since a pass a layer over all of them would outlast the steps between reports.
+REMEASURED = 10_000
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def _adapt(
         _match(config, source, target, data, place.device)
     run = _Run(config, place, reporter, source, target, data)
     if config.adaptation.kind != "general":
-        run.report(step=0, state={})
+        run.report(step=0, health={}, state={})
         return target, (0, False)
     return target, _GeneralRun(run).train(saved)
 
@@ -202,7 +207,7 @@ class _Run:
     target: MatchableNetwork
     data: TaskData
 
-    def report(self, *, step: int, state: dict[str, Any], **health: float) -> bool:
+    def report(self, *, step: int, health: dict[str, float], state: dict[str, Any]) -> bool:
         """Evaluate, write the checkpoint, report; True to go on. All workers call it."""
         seed = self.config.seed
         scores, predictions = label_free_scores(self.target, self.data, self.place.device, seed)
@@ -211,6 +216,7 @@ class _Run:
                 self.place.checkpoint,
                 {
                     "step": step,
+                    "health": health,
                     "in_channels": self.data.in_channels,
                     "classes": len(self.data.class_names),
                     "target": self.target.state_dict(),
@@ -252,6 +258,9 @@ class _GeneralRun:
         """Go on to the last step; (steps done, whether the reporter stopped it)."""
         config = self._run.config
         first = self._restore(saved) if saved else 0
+        # The checkpoint is older than its report, which may not have been taken: say it again.
+        if saved and not self._report(first, saved["health"]):
+            return first, first < config.steps
         health = HealthMeter()
         self._seed_noise(first)
         self._run.target.train()
@@ -263,11 +272,22 @@ class _GeneralRun:
                 continue
             means = health.take()
             _check_finite(means, step)
-            goes_on = self._run.report(step=step, state=self._state(), **means)
+            self._remeasure()
+            goes_on = self._report(step, means)
             self._seed_noise(step)
             if not goes_on:
                 return step, step < config.steps
         return max(first, config.steps), False
+
+    def _remeasure(self) -> None:
+        """Take running moments anew: what is scored and kept shall not lag behind the weights."""
+        if _momentum(self._run.config) > 0:
+            device, images = self._run.place.device, self._target_images[:REMEASURED]
+            network = self._run.target
+            remeasure(network, network.layers, lambda: float_batches(images, device))
+
+    def _report(self, step: int, health: dict[str, float]) -> bool:
+        return self._run.report(step=step, health=health, state=self._state())
 
     def _step(self, index: int) -> dict[str, Tensor]:
         device = self._run.place.device

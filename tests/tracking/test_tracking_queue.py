@@ -105,6 +105,19 @@ def test_a_line_torn_at_any_byte_costs_only_itself(
         reopened.close()
 
 
+def test_a_line_counts_when_its_end_is_there(tmp_path: Path) -> None:
+    queue = TrackingQueue(tmp_path / "a queue")
+    queue.append(event(1))
+    queue.append(event(2))
+    file = tmp_path / "a queue" / "events.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    assert steps_of(queue) == [1]
+    [(end, _)] = queue.read()
+    file.write_bytes(whole)
+    assert [each for _, each in queue.read(end)] == [event(2)]
+
+
 def test_a_long_torn_line_is_cut_off(tmp_path: Path) -> None:
     queue = TrackingQueue(tmp_path / "a queue")
     queue.append(event(1))
@@ -115,7 +128,9 @@ def test_a_long_torn_line_is_cut_off(tmp_path: Path) -> None:
     assert steps_of(reopened) == [1, 2]
 
 
-def test_threads_share_a_queue(tmp_path: Path) -> None:
+def test_threads_share_a_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_all = os.write  # in pieces, so that lines would mix without a lock
+    monkeypatch.setattr(os, "write", lambda descriptor, line: write_all(descriptor, line[:50]))
     queue = TrackingQueue(tmp_path / "a queue")
 
     def write(first: int) -> None:

@@ -234,6 +234,20 @@ def test_what_can_pass_is_tried_again(
     assert bench.runs() == RUNS
 
 
+def test_an_outage_is_told_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as outage:
+        failing(outage, "log_batch", MlflowException("down"), after=0, times=10**6)
+        append(bench, *a_study())
+        made = started(bench)
+        for failures in range(1, 4):
+            assert not made.drain(0)
+            wait_for(lambda seen=failures: made.status().failures >= seen)  # type: ignore[misc]
+    assert made.drain(PATIENCE_S)
+    assert caplog.text.count("tried again") == 1
+
+
 def test_a_run_made_by_a_call_that_failed_is_found(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

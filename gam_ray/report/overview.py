@@ -1,0 +1,121 @@
+"""One picture of a study: how its trials went, and how its choice compares with the oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+CHOSEN, BASELINE, OTHER = "#D55E00", "#0072B2", "#999999"
+
+
+@dataclass(frozen=True)
+class TrialCurve:
+    """What the picture needs of one trial.
+
+    Attributes:
+        name: As people see it.
+        role: ``search``, or which baseline.
+        steps: Adaptation steps of its reports.
+        scores: The label-free score at each of them.
+        final_score: The score that the choice looked at, against the whole crowd.
+        oracle: Accuracy in [0, 1] on the target's test split, or None.
+        chosen: Whether it is the choice.
+    """
+
+    name: str
+    role: str
+    steps: tuple[int, ...]
+    scores: tuple[float, ...]
+    final_score: float | None
+    oracle: float | None
+    chosen: bool
+
+    @property
+    def colour(self) -> str:
+        """Of its line and point."""
+        if self.chosen:
+            return CHOSEN
+        return OTHER if self.role == "search" else BASELINE
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A study, as the picture shows it.
+
+    Attributes:
+        title: Such as ``mnist → usps``.
+        score: Name of the label-free score.
+        trials: In the order of submission.
+    """
+
+    title: str
+    score: str
+    trials: tuple[TrialCurve, ...]
+
+
+def draw_overview(overview: Overview, file: Path) -> None:
+    """Draw the picture into `file` (PNG, 1600×640 pixels).
+
+    Left, the score of each trial by step, as the search saw it. Right, the final score against
+    the oracle, where target labels exist: the closer to a rising line, the better the score
+    chooses.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (curves, scatter) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure.suptitle(overview.title)
+    _draw_curves(curves, overview)
+    _draw_scatter(scatter, overview)
+    figure.savefig(file, dpi=160)
+    plt.close(figure)
+
+
+def _draw_curves(axes: Axes, overview: Overview) -> None:
+    for trial in overview.trials:
+        if trial.role != "search":
+            continue
+        weight = 2.5 if trial.chosen else 1.0
+        axes.plot(
+            trial.steps,
+            trial.scores,
+            color=trial.colour,
+            linewidth=weight,
+            marker="o",
+            markersize=3,
+        )
+    axes.set(xlabel="adaptation step", ylabel=f"{overview.score} (label-free)")
+    axes.set_title("what the search saw", fontsize="medium")
+    axes.grid(alpha=0.3)
+
+
+def _draw_scatter(axes: Axes, overview: Overview) -> None:
+    axes.set_title("what target labels say afterwards", fontsize="medium")
+    axes.set(xlabel=f"final {overview.score} (label-free)", ylabel="oracle: test accuracy %")
+    shown = [t for t in overview.trials if t.oracle is not None and t.final_score is not None]
+    if not shown:
+        axes.text(0.5, 0.5, "no target labels", ha="center", transform=axes.transAxes)
+        return
+    for trial in sorted(shown, key=lambda trial: trial.chosen):
+        assert trial.oracle is not None
+        assert trial.final_score is not None
+        size = 90 if trial.chosen else 35
+        label = "chosen" if trial.chosen else "" if trial.role == "search" else trial.role
+        axes.scatter(trial.final_score, 100 * trial.oracle, color=trial.colour, s=size)
+        if label:
+            axes.annotate(
+                label,
+                (trial.final_score, 100 * trial.oracle),
+                xytext=(6, -10),
+                textcoords="offset points",
+                color=trial.colour,
+            )
+    axes.margins(0.12)
+    axes.grid(alpha=0.3)

@@ -1,0 +1,71 @@
+"""One trial from its file, in this process: no search, no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gam_ray.adaptation import rank
+from gam_ray.config import load_trial_config
+from gam_ray.training.reports import Report
+from gam_ray.training.trial import Place, run_trial
+
+
+class _LastReport:
+    """Keeps the newest report and says what happens."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self.newest: Report | None = None
+
+    def report(self, report: Report) -> bool:
+        """Take a report; always go on."""
+        self.newest = report
+        return True
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Say how far the stage is."""
+        self._tell(f"{stage}: {done}/{total}")
+
+
+def train_one(
+    file: Path, *, folder: Path | None, data_root: Path | None, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run the trial of a file, from its checkpoint if there is one; also under ``torchrun``.
+
+    Args:
+        file: A trial file.
+        folder: Of the trial's checkpoint; by default ``trials/KEY`` here.
+        data_root: Folder of data sets.
+        tell: Told of progress.
+
+    Returns:
+        ``key``, ``config``, ``step``, ``scores`` (label-free, by name), ``metrics``,
+        ``oracle`` {split: accuracy in [0, 1]} or None, ``checkpoint``.
+
+    Raises:
+        ConfigError: Naming all problems of the file.
+        ValueError: If settings do not go together.
+        DataMissingError: If the task's data are not there.
+        DivergedError: If a loss is no longer finite.
+    """
+    config = load_trial_config(file)
+    folder = (folder or Path("trials") / config.key()).absolute()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    reporter = _LastReport(tell)
+    place = Place(folder, folder.parent / ".sources", data_root, device)
+    outcome = run_trial(config, place, reporter)
+    assert reporter.newest is not None or rank() > 0
+    metrics = reporter.newest.metrics if reporter.newest else {}
+    return {
+        "key": config.key(),
+        "config": config.to_mapping(),
+        "step": outcome.step,
+        "scores": {k.removeprefix("score/"): v for k, v in metrics.items() if "score/" in k},
+        "metrics": metrics,
+        "oracle": outcome.oracle.to_mapping() if outcome.oracle else None,
+        "checkpoint": str(place.checkpoint),
+    }

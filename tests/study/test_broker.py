@@ -1,0 +1,216 @@
+"""The broker, called directly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import METRICS, votes
+
+from gam_ray.config import StudyConfig
+from gam_ray.study.broker import MAX_ATTEMPTS, Broker
+from gam_ray.tracking import MetricsReported, TrackingQueue, TrialEnded, TrialStarted
+
+MakeConfig = Callable[..., StudyConfig]
+WEIGHT = "adaptation.weight"
+
+
+def run(scenario: Any) -> Any:
+    return asyncio.run(asyncio.wait_for(scenario, 30))
+
+
+async def report(broker: Broker, key: str, step: int, *classes: int, lane: str = "lane-0") -> bool:
+    return await broker.report(lane, key, step, METRICS, votes(*classes))
+
+
+def test_lanes_take_trials_in_the_order_of_submission(make_config: MakeConfig) -> None:
+    async def scenario() -> list[str]:
+        broker = Broker(make_config(), ())
+        keys = [await broker.submit({WEIGHT: weight}) for weight in (1.0, 2.0)]
+        first = await broker.next_trial("lane-0", 1)
+        second = await broker.next_trial("lane-1", 1)
+        assert first.config.adaptation.weight == 1.0
+        assert second.config.adaptation.weight == 2.0
+        assert [first.key, second.key] == keys
+        return await broker.next_trial("lane-2", 0.01)
+
+    assert run(scenario()) is None
+
+
+def test_equal_settings_are_one_trial(make_config: MakeConfig) -> None:
+    async def scenario() -> None:
+        broker = Broker(make_config(), ())
+        keys = {await broker.submit({WEIGHT: 1.0}) for _ in range(3)}
+        assert len(keys) == 1
+        assert await broker.next_trial("lane-0", 1)
+        assert await broker.next_trial("lane-1", 0.01) is None
+
+    run(scenario())
+
+
+def test_a_report_is_on_storage_and_queued_before_the_answer(make_config: MakeConfig) -> None:
+    config = make_config()
+
+    async def scenario() -> str:
+        broker = Broker(config, ())
+        key = await broker.submit({WEIGHT: 1.0})
+        await broker.next_trial("lane-0", 1)
+        assert await report(broker, key, 10, 0, 1, 2)
+        return key
+
+    key = run(scenario())
+    folder = config.folder / "trials" / key
+    (line,) = (folder / "reports.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 10
+    np.testing.assert_array_equal(np.load(folder / "predictions.npy"), votes(0, 1, 2))
+    events = [event for _, event in TrackingQueue(config.folder / "tracking").read(0)]
+    assert [type(event) for event in events] == [TrialStarted, MetricsReported]
+
+
+def test_ensv_is_the_agreement_with_the_trials_so_far(make_config: MakeConfig) -> None:
+    async def scenario() -> list[float]:
+        broker = Broker(make_config(), ())
+        scores = []
+        for weight, classes in ((1.0, (0, 0, 0)), (2.0, (0, 0, 1)), (3.0, (0, 2, 1))):
+            key = await broker.submit({WEIGHT: weight})
+            await broker.next_trial("lane-0", 1)
+            await report(broker, key, 40, *classes)
+            event = await broker.next_event(key, 0, 1)
+            await broker.finish("lane-0", key, step=40, oracle=None)
+            scores.append(event.score)
+        return scores
+
+    # Alone; two that differ on one image, where ties go to the lower class; a consensus 0, 0, 1.
+    assert run(scenario()) == pytest.approx([1, 2 / 3, 2 / 3])
+
+
+def test_a_known_step_is_not_counted_twice(make_config: MakeConfig) -> None:
+    config = make_config()
+
+    async def scenario() -> str:
+        broker = Broker(config, ())
+        key = await broker.submit({WEIGHT: 1.0})
+        await broker.next_trial("lane-0", 1)
+        for _ in range(2):
+            assert await report(broker, key, 10, 0, 1, 2)
+        return key
+
+    key = run(scenario())
+    lines = (config.folder / "trials" / key / "reports.jsonl").read_text().splitlines()
+    assert len(lines) == 1
+
+
+def test_at_a_rung_a_report_waits_for_the_decision(make_config: MakeConfig) -> None:
+    async def scenario(go_on: bool) -> bool:
+        broker = Broker(make_config(), (10,))
+        key = await broker.submit({WEIGHT: 1.0})
+        await broker.next_trial("lane-0", 1)
+        answer = asyncio.create_task(report(broker, key, 10, 0))
+        await asyncio.sleep(0.05)
+        assert not answer.done()
+        await broker.decide(key, 10, go_on=go_on)
+        return await answer
+
+    assert run(scenario(go_on=True)) is True
+    assert run(scenario(go_on=False)) is False
+
+
+def test_a_lane_that_lost_its_workers_gets_its_trial_again(make_config: MakeConfig) -> None:
+    async def scenario() -> None:
+        broker = Broker(make_config(), ())
+        keys = [await broker.submit({WEIGHT: weight}) for weight in (1.0, 2.0)]
+        for _ in range(MAX_ATTEMPTS):
+            assert (await broker.next_trial("lane-0", 1)).key == keys[0]
+        await broker.fail("lane-0", keys[0], "MemoryError: too large", final=False)
+        assert (await broker.next_trial("lane-0", 1)).key == keys[1]
+        event = await broker.next_event(keys[0], 0, 1)
+        assert event.kind == "failed"
+        assert "3 times: MemoryError: too large" in event.error
+
+    run(scenario())
+
+
+def test_stopped_trials_are_pruned_and_whole_ones_finished(make_config: MakeConfig) -> None:
+    config = make_config()
+
+    async def scenario() -> list[str]:
+        broker = Broker(config, ())
+        keys = []
+        for weight, step in ((1.0, 20), (2.0, 40)):
+            keys.append(await broker.submit({WEIGHT: weight}))
+            await broker.next_trial("lane-0", 1)
+            await report(broker, keys[-1], step, 0)
+            await broker.finish("lane-0", keys[-1], step=step, oracle={"test": 0.5})
+        assert await broker.wait_until_idle(1)
+        return keys
+
+    keys = run(scenario())
+    ends = [json.loads((config.folder / "trials" / k / "end.json").read_text()) for k in keys]
+    assert [end["state"] for end in ends] == ["pruned", "finished"]
+    events = [event for _, event in TrackingQueue(config.folder / "tracking").read(0)]
+    statuses = [event.status for event in events if isinstance(event, TrialEnded)]
+    assert statuses == ["KILLED", "FINISHED"]
+
+
+def test_a_new_broker_takes_up_what_is_on_storage(make_config: MakeConfig) -> None:
+    config = make_config()
+
+    async def first() -> str:
+        broker = Broker(config, ())
+        done = await broker.submit({WEIGHT: 1.0})
+        await broker.next_trial("lane-0", 1)
+        await report(broker, done, 40, 0, 1, 2)
+        await broker.finish("lane-0", done, step=40, oracle=None)
+        cut_off = await broker.submit({WEIGHT: 2.0})
+        await broker.next_trial("lane-0", 1)
+        await report(broker, cut_off, 10, 0, 1, 1)
+        return done
+
+    async def second(done: str) -> None:
+        broker = Broker(config, ())
+        assert await broker.submit({WEIGHT: 1.0}) == done
+        event = await broker.next_event(done, 0, 1)
+        assert event.last
+        cut_off = await broker.submit({WEIGHT: 2.0})
+        assignment = await broker.next_trial("lane-0", 1)
+        assert assignment.key == cut_off
+        await report(broker, cut_off, 40, 0, 1, 2)
+        assert (await broker.next_event(cut_off, 1, 1)).score == 1.0
+
+    run(second(run(first())))
+
+
+def test_an_error_ends_every_trial_that_is_left_and_later_ones(make_config: MakeConfig) -> None:
+    async def scenario() -> list[Any]:
+        broker = Broker(make_config(), ())
+        key = await broker.submit({WEIGHT: 1.0})
+        await broker.close("all lanes ended")
+        late = await broker.submit({WEIGHT: 2.0})
+        assert await broker.next_trial("lane-0", 1) == "close"
+        return [await broker.next_event(k, 0, 1) for k in (key, late)]
+
+    assert {event.error for event in run(scenario())} == {"all lanes ended"}
+
+
+def test_silent_lanes_end_the_study(make_config: MakeConfig) -> None:
+    async def scenario() -> str:
+        broker = Broker(make_config(resources={"report_timeout_s": 0.05}), ())
+        key = await broker.submit({WEIGHT: 1.0})
+        await broker.next_trial("lane-0", 1)
+        await asyncio.sleep(0.1)
+        await broker.next_event(key, 0, 0.01)
+        return (await broker.next_event(key, 0, 1)).error
+
+    assert "no lane gave a sign of life for 0.05 s" in run(scenario())
+
+
+def test_a_refused_setting_is_an_error(make_config: MakeConfig) -> None:
+    async def scenario() -> None:
+        await Broker(make_config(), ()).submit({WEIGHT: -1.0})
+
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        run(scenario())

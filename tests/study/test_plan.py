@@ -1,0 +1,43 @@
+"""How many trials fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from gam_ray.config import ResourcesConfig, StudyConfig
+from gam_ray.study.plan import plan_lanes
+from gam_ray.study.schedule import rungs
+
+
+@pytest.mark.parametrize(
+    ("resources", "cluster", "trials", "lanes", "limit"),
+    [
+        ({"workers": 2}, {"CPU": 2.0}, 12, 1, "2 CPUs"),
+        ({"workers": 2}, {"CPU": 9.0}, 12, 4, "9 CPUs"),
+        ({"workers": 1, "cpus_per_worker": 0.1}, {"CPU": 1.0}, 99, 10, "1 CPUs"),
+        ({"gpus_per_worker": 0.25}, {"CPU": 16.0, "GPU": 2.0}, 99, 8, "2 GPUs"),
+        ({"workers": 2}, {"CPU": 64.0}, 3, 3, "the number of trials (3)"),
+        ({"max_lanes": 2}, {"CPU": 64.0}, 9, 2, "resources.max_lanes (2)"),
+    ],
+)
+def test_the_scarcest_thing_limits(
+    resources: dict[str, float], cluster: dict[str, float], trials: int, lanes: int, limit: str
+) -> None:
+    plan = plan_lanes(ResourcesConfig.from_mapping(resources), cluster, trials)
+    assert (plan.lanes, plan.limit) == (lanes, limit)
+    assert f"limited by {limit}" in str(plan)
+
+
+def test_a_trial_that_does_not_fit_is_an_error_with_the_remedy() -> None:
+    with pytest.raises(
+        ValueError, match=r"needs 2 CPUs, 2 GPUs, but the cluster has 0 GPUs; lower"
+    ):
+        plan_lanes(ResourcesConfig(workers=2, gpus_per_worker=1.0), {"CPU": 8.0}, 4)
+
+
+def test_rungs_grow_by_the_reduction_factor(make_config) -> None:  # noqa: ANN001
+    config: StudyConfig = make_config(
+        schedule={"kind": "asha", "min_steps": 10, "reduction_factor": 2}
+    )
+    assert rungs(config) == (10, 20)
+    assert rungs(make_config()) == ()

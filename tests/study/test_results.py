@@ -1,0 +1,157 @@
+"""Status and choice, from a study's folder alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import METRICS, votes
+from typer.testing import CliRunner
+
+from gam_ray.cli import app
+from gam_ray.config import StudyConfig, apply_settings
+from gam_ray.study import results
+from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialRecord
+
+MakeConfig = Callable[..., StudyConfig]
+
+
+def add_trial(
+    store: StudyStore,
+    config: StudyConfig,
+    number: int,
+    classes: tuple[int, ...] | None,
+    *,
+    role: Any = "search",
+    state: Any = "finished",
+    oracle: float = 0.5,
+) -> str:
+    trial = apply_settings(config.trial, {"adaptation.weight": number + 1.0})
+    record = TrialRecord(trial.key(), number, role, {"adaptation.weight": number + 1.0}, trial)
+    files = store.trial(record.key)
+    files.create(record)
+    if classes is not None:
+        metrics = {**METRICS, "score/class_ami": float(number)}
+        files.append_report(ReportRecord(40, metrics, 1.0), votes(*classes))
+    error = "DivergedError: loss" if state == "failed" else None
+    files.write_end(EndRecord(state, 40, 2.0, error, {"test": oracle}))
+    return record.key
+
+
+@pytest.fixture
+def study(make_config: MakeConfig) -> tuple[StudyStore, StudyConfig]:
+    """A finished study of three trials that agree and disagree, and one that failed."""
+    config = make_config()
+    store = StudyStore(config.folder)
+    content = {"key": config.key(), "config": config.to_mapping(), "trials": 4}
+    store.write("study", content)
+    store.write("state", {"state": "finished", "started": 100.0, "ended": 160.0})
+    add_trial(store, config, 0, (0, 0, 0, 0), role="no adaptation", oracle=0.4)
+    add_trial(store, config, 1, (0, 0, 1, 2), oracle=0.7)
+    add_trial(store, config, 2, (0, 1, 1, 2), state="pruned", oracle=0.9)
+    add_trial(store, config, 3, None, state="failed")
+    return store, config
+
+
+def test_ensv_chooses_by_the_whole_crowd_and_not_by_the_oracle(
+    study: tuple[StudyStore, StudyConfig],
+) -> None:
+    store, _ = study
+    choice = results.best(store)
+    # The consensus is 0, 0, 1, 2; the oracle would have liked number 2.
+    assert choice["trial"]["number"] == 1
+    assert choice["score"] == {"name": "ensv", "value": 1.0}
+    assert choice["oracle"] == {"test": 0.7}
+    assert choice["no_adaptation"] == {"score": 0.5, "oracle": {"test": 0.4}}
+    assert choice["mlflow_run_id"] is None
+
+
+def test_another_objective_chooses_by_its_own_score(make_config: MakeConfig) -> None:
+    config = make_config(objective={"score": "class_ami"})
+    store = StudyStore(config.folder)
+    store.write("study", {"key": "k", "config": config.to_mapping(), "trials": 2})
+    for number in range(2):
+        add_trial(store, config, number, (number,))
+    assert results.best(store)["trial"]["number"] == 1
+
+
+def test_status_counts_every_trial(study: tuple[StudyStore, StudyConfig]) -> None:
+    status = results.status(study[0])
+    assert status["trials"] == {
+        "finished": 2, "pruned": 1, "failed": 1, "running": 0, "planned": 0,
+    }  # fmt: skip
+    assert status["elapsed_s"] == 60.0
+    assert status["state"] == "finished"
+
+
+def test_a_study_whose_process_is_gone_is_interrupted(
+    study: tuple[StudyStore, StudyConfig],
+) -> None:
+    store, _ = study
+    here = {"state": "running", "started": 1.0, "host": socket.gethostname()}
+    store.write("state", {**here, "pid": os.getpid()})
+    assert results.status(store)["state"] == "running"
+    store.write("state", {**here, "pid": 2**22 + 1})
+    assert results.status(store)["state"] == "interrupted"
+
+
+def test_nothing_ended_and_nothing_there_are_errors(make_config: MakeConfig) -> None:
+    config = make_config()
+    store = StudyStore(config.folder)
+    with pytest.raises(ValueError, match="no study in"):
+        results.status(store)
+    store.write("study", {"key": "k", "config": config.to_mapping(), "trials": 2})
+    with pytest.raises(ValueError, match="no trial of a-study has ended in order yet"):
+        results.best(store)
+
+
+def test_predictions_survive_storage(study: tuple[StudyStore, StudyConfig]) -> None:
+    files = study[0].trials()[1]
+    np.testing.assert_array_equal(files.predictions(), votes(0, 0, 1, 2))
+
+
+class TestCommandLine:
+    """`gam-ray`, called as a user would."""
+
+    def call(self, *arguments: str) -> Any:
+        return CliRunner().invoke(app, list(arguments))
+
+    def test_best_and_status_print_json(self, study: tuple[StudyStore, StudyConfig]) -> None:
+        import json
+
+        store, config = study
+        folder = str(store.folder)
+        assert json.loads(self.call("best", folder, "--json").stdout) == results.best(store)
+        assert json.loads(self.call("status", folder, "--json").stdout) == results.status(store)
+        by_name = self.call("best", config.name, "--storage", config.storage, "--json")
+        assert json.loads(by_name.stdout) == results.best(store)
+
+    def test_best_shows_the_oracle_in_a_column_of_its_own(
+        self, study: tuple[StudyStore, StudyConfig]
+    ) -> None:
+        shown = self.call("best", str(study[0].folder)).stdout
+        assert "oracle" in shown
+        assert "70.0" in shown
+        assert "90.0" not in shown
+
+    def test_a_study_that_is_not_there_exits_with_2(self, tmp_path: Path) -> None:
+        ended = self.call("status", "none", "--storage", str(tmp_path))
+        assert ended.exit_code == 2
+        assert "no study in" in ended.stderr
+        assert "Traceback" not in ended.output
+
+    def test_every_problem_of_a_study_file_is_shown(self, tmp_path: Path) -> None:
+        file = tmp_path / "study.yaml"
+        file.write_text("nmae: x\ntrial: {steps: 0}\nspace: {}\n")
+        ended = self.call("run", str(file))
+        assert ended.exit_code == 2
+        for text in ("did you mean 'name'?", "trial.task: is required", "trial.steps"):
+            assert text in ended.stderr
+
+    def test_version(self) -> None:
+        assert self.call("--version").stdout.startswith("gam-ray ")

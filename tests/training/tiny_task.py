@@ -1,0 +1,176 @@
+"""Domains of 64 images, trials of a few steps, and reporters that stop or fail."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gam_ray.config import (
+    AdaptationConfig,
+    PretrainingConfig,
+    TaskConfig,
+    TrialConfig,
+    apply_settings,
+)
+from gam_ray.domains import (
+    Domain,
+    LabelledDomain,
+    LabelledImages,
+    Split,
+    UnlabelledImages,
+    register_domain,
+)
+from gam_ray.training.reports import Report
+from gam_ray.training.trial import Place
+
+COUNT = 64
+
+
+def draw(split: Split, *, brightness: int, seed: int) -> LabelledImages:
+    """A bright bar for each class, at a row of its own, on noise."""
+    generator = torch.Generator().manual_seed(seed + len(split))
+    labels = torch.arange(COUNT) % 10
+    images = torch.randint(0, 40, (COUNT, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image[0, 2 + 2 * label : 5 + 2 * label, 4:24] += brightness
+    return LabelledImages(images, labels)
+
+
+class _Bars(LabelledDomain):
+    class_names, image_shape = tuple("0123456789"), (1, 28, 28)
+
+
+@register_domain("tiny-source")
+class Source(_Bars):
+    """Bright bars."""
+
+    def _load(self, split: Split) -> dict[Split, LabelledImages]:
+        return {split: draw(split, brightness=200, seed=0)}
+
+
+@register_domain("tiny-target")
+class Target(_Bars):
+    """Dim bars."""
+
+    def _load(self, split: Split) -> dict[Split, LabelledImages]:
+        return {split: draw(split, brightness=60, seed=100)}
+
+
+@register_domain("tiny-mislabelled")
+class Mislabelled(_Bars):
+    """The target's images, with labels that are all wrong."""
+
+    def _load(self, split: Split) -> dict[Split, LabelledImages]:
+        part = draw(split, brightness=60, seed=100)
+        return {split: LabelledImages(part.images, (part.labels + 1) % 10)}
+
+
+@register_domain("tiny-unlabelled")
+class Unlabelled(Domain):
+    """The target's images, without labels."""
+
+    class_names, image_shape = tuple("0123456789"), (1, 28, 28)
+
+    def unlabelled(self, split: Split) -> UnlabelledImages:
+        """Return the images of a split."""
+        return draw(split, brightness=60, seed=100).without_labels()
+
+
+BASE = TrialConfig(
+    task=TaskConfig(source="tiny-source", target="tiny-target"),
+    pretraining=PretrainingConfig(steps=20, batch_size=16),
+    adaptation=AdaptationConfig(layers=("conv2", "fc3")),
+    steps=8,
+    batch_size=16,
+    report_every=2,
+)
+
+
+def trial(**settings: Any) -> TrialConfig:
+    """The tiny trial with settings replaced; ``__`` stands for a dot."""
+    return apply_settings(BASE, {name.replace("__", "."): v for name, v in settings.items()})
+
+
+def place(folder: Path, name: str = "trial") -> Place:
+    """A trial's place in `folder`; source networks are shared."""
+    return Place(folder / name, folder / "sources", folder, torch.device("cpu"))
+
+
+class Recorder:
+    """Keeps reports; stops the trial at `stop_at`."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.reports: list[Report] = []
+        self._stop_at = stop_at
+
+    def report(self, report: Report) -> bool:
+        self.reports.append(report)
+        return report.step != self._stop_at
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Nothing to keep."""
+
+    @property
+    def steps(self) -> list[int]:
+        return [report.step for report in self.reports]
+
+
+class PowerCutError(Exception):
+    """The end of a trial's process, as far as a trial can tell."""
+
+
+class Failing(Recorder):
+    """Ends the trial at a step: while its report is being taken, right after, or in progress."""
+
+    def __init__(self, when: str, step: int) -> None:
+        super().__init__()
+        self._when, self._step = when, step
+
+    def report(self, report: Report) -> bool:
+        if self._when == "before the report" and report.step == self._step:
+            raise PowerCutError
+        super().report(report)
+        if self._when == "after the report" and report.step == self._step:
+            raise PowerCutError
+        return True
+
+    def progress(self, stage: str, done: int, total: int) -> None:  # noqa: ARG002
+        if (self._when, stage, done) == ("between reports", "adapting", self._step):
+            raise PowerCutError
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in one order, and no more of the machine than needed."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def flat(state: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name → leaf of a nested checkpoint."""
+    if isinstance(state, dict):
+        items = state.items()
+    elif isinstance(state, list | tuple):
+        items = enumerate(state)
+    else:
+        return {prefix: state}
+    return {k: v for key, value in items for k, v in flat(value, f"{prefix}.{key}").items()}
+
+
+def differing(one: Any, other: Any) -> list[str]:
+    """Names of the leaves in which two checkpoints are not bit for bit the same."""
+    one, other = flat(one), flat(other)
+    return sorted(one.keys() ^ other.keys()) + [
+        name for name in one.keys() & other.keys() if not _same(one[name], other[name])
+    ]
+
+
+def _same(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
