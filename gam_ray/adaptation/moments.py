@@ -108,7 +108,7 @@ class ChannelMatching(nn.Module):
             ("target_mean", target.mean),
             ("target_std", target.std),
         ):
-            self.register_buffer(name, value.to(dtype))
+            self.register_buffer(name, value.to(dtype, copy=True))
 
     def forward(self, activation: Tensor) -> Tensor:
         """α A + β for an activation [N, K] or [N, K, H, W]."""
@@ -250,5 +250,5 @@ def _insert(network: nn.Module, name: str, layer: nn.Module, matching: ChannelMa
     if not hasattr(network, "matching"):
         network.add_module("matching", nn.ModuleDict())
     assert isinstance(network.matching, nn.ModuleDict)
-    network.matching[name] = matching
+    network.matching[name] = matching.train(network.training)
     layer.register_forward_hook(matching.hook)

@@ -15,7 +15,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from gam_ray.domains.base import DataMissingError, LabelledImages, Split
 from gam_ray.domains.digits import DigitDomain
@@ -57,7 +57,6 @@ _SLANT = 0.25  # Horizontal shift per height, at most, to either side.
 _ANGLE = math.radians(10)
 _SHIFT = 2.0  # Pixels from the centre, at most, where the frame leaves room.
 _THICKENING = 3  # Strokes gain 0, 1 or 2 oversampled pixels on each side.
-_BLUR = 1.0  # Radius in pixels, at most.
 _NOISE = 12.0  # Standard deviation of the pixels' noise, at most.
 
 
@@ -79,7 +78,7 @@ def draw_digits(count: int, *, seed: int | tuple[int, ...]) -> LabelledImages:
 
     A digit fills 60-100 % of the frame's height, is slanted by up to 0.25, turned by up to 10
     degrees, moved by up to 2 pixels from the centre where there is room, thickened by up to 2
-    pixels in all, blurred by up to 1 pixel, and noised by up to 12 grey levels.
+    pixels in all, and noised by up to 12 grey levels.
 
     Args:
         count: How many; the classes' numbers differ by one at most.
@@ -115,7 +114,6 @@ class _Style:
     slant: float
     angle: float
     shift: tuple[float, float]
-    blur: float
     noise: float
 
     @classmethod
@@ -127,7 +125,6 @@ class _Style:
             slant=rng.uniform(-_SLANT, _SLANT),
             angle=rng.uniform(-_ANGLE, _ANGLE),
             shift=(rng.uniform(-_SHIFT, _SHIFT), rng.uniform(-_SHIFT, _SHIFT)),
-            blur=rng.uniform(0, _BLUR),
             noise=rng.uniform(0, _NOISE),
         )
 
@@ -142,8 +139,7 @@ def _draw(digit: int, style: _Style) -> np.ndarray:
         _frame_to_glyph(glyph.size, style),
         resample=Image.Resampling.BILINEAR,
     )
-    small = large.reduce(_OVERSAMPLING)
-    return np.asarray(small.filter(ImageFilter.GaussianBlur(style.blur)))
+    return np.asarray(large.reduce(_OVERSAMPLING))
 
 
 def _frame_to_glyph(size: tuple[int, int], style: _Style) -> tuple[float, ...]:

@@ -21,9 +21,9 @@ from gam_ray.config import (
 )
 from gam_ray.config.space import Parameter
 
-# Trials drawn at random before TPE builds its model; Optuna's default of 10 would be most of a
-# small study.
-STARTUP_SHARE = 0.3
+# Trials drawn at random before TPE builds its model. Fewer would fill the crowd of a small study
+# with variations of its first trials, which then agree with each other, right or wrong.
+STARTUP_TRIALS = 10
 
 
 class DefineByRun:
@@ -94,10 +94,11 @@ def build_sampler(config: SearchConfig) -> optuna.samplers.BaseSampler:
     seed = derive_seed(config.seed, "sampler") % 2**32
     if config.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    startup = max(4, min(10, math.ceil(STARTUP_SHARE * config.trials)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True
+        )
 
 
 class HonestOptunaSearch(OptunaSearch):

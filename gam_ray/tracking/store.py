@@ -33,6 +33,9 @@ _REFUSALS = frozenset(
 )
 _REFUSED_UPLOADS = frozenset({400, 413, 422})
 
+# Makes MLflow's pages open on training runs rather than on language models.
+EXPERIMENT_KIND = "mlflow.experimentKind"
+
 
 class Rejected(Exception):  # noqa: N818 - an answer, not a fault
     """MLflow refuses a record for what is in it: sending it again cannot help."""
@@ -143,7 +146,13 @@ class RunStore:
         found = client.get_experiment_by_name(self._experiment)
         if found is None:
             try:
-                return str(client.create_experiment(self._experiment, self._location()))
+                return str(
+                    client.create_experiment(
+                        self._experiment,
+                        self._location(),
+                        tags={EXPERIMENT_KIND: "custom_model_development"},
+                    )
+                )
             except self._mlflow.MlflowException as error:  # another study may have been faster
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

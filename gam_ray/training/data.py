@@ -89,8 +89,12 @@ def _domains(task: TaskConfig, data_root: Path | None) -> tuple[Domain, Domain]:
 
 
 def to_float(images: Tensor, device: torch.device | None = None) -> Tensor:
-    """uint8 images in 0-255 as float32 in [0, 1], on `device`."""
-    return images.to(device).float().div_(255)
+    """uint8 images in 0-255 as float32 in [0, 1], on `device`, channels last in memory.
+
+    With weights laid out alike, convolutions and pooling take half the time on CPUs.
+    """
+    on_device = images.to(device)
+    return on_device.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
 class IndexStream:

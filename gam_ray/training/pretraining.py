@@ -69,6 +69,7 @@ class SourceCache:
         """
         file = self.file(task, pretraining, data)
         network = _fresh_network(task, pretraining, data).to(device)
+        network = network.to(memory_format=torch.channels_last)
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{file}.lock", timeout=LOCK_TIMEOUT_S)
         if rank() == 0 and not file.exists():
@@ -119,7 +120,10 @@ def train_source(
     if world_size() > 1:
         model = DistributedDataParallel(network, broadcast_buffers=False)
     optimizer = torch.optim.Adam(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        network.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     train = data.source_train
     stream = IndexStream(len(train), config.batch_size, derive_seed(config.seed, "batches"))

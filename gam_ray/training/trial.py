@@ -321,6 +321,7 @@ def _players(run: _Run) -> Players:
     names = config.adaptation.layers
     source_layers = choose_layers(run.source.layers, names)
     discriminators = _build_discriminators(run).to(run.place.device)
+    discriminators = discriminators.to(memory_format=torch.channels_last)
     betas = (config.optimizer.beta1, 0.999)
     return Players(
         source=run.source,
@@ -329,10 +330,13 @@ def _players(run: _Run) -> Players:
         target_layers=choose_layers(run.target.layers, names),
         discriminators=discriminators,
         target_optimizer=torch.optim.Adam(
-            run.target.parameters(), lr=config.optimizer.target_lr, betas=betas
+            run.target.parameters(), lr=config.optimizer.target_lr, betas=betas, fused=True
         ),
         discriminator_optimizer=torch.optim.Adam(
-            discriminators.parameters(), lr=config.optimizer.discriminator_lr, betas=betas
+            discriminators.parameters(),
+            lr=config.optimizer.discriminator_lr,
+            betas=betas,
+            fused=True,
         ),
     )
 

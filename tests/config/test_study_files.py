@@ -170,14 +170,14 @@ def test_a_misspelt_key_is_told_with_its_neighbour(
 
 
 def test_a_key_misspelt_deep_inside_is_told_with_its_neighbour(tmp_path: Path) -> None:
-    study = f"""\
+    study = """\
 name: digits
 trial:
-  task: {{source: mnist, target: usps}}
+  task: {source: mnist, target: usps}
   adaptation:
     moments:
       momentun: 0.1
-space: {{}}
+space: {}
 """
     ((_, line, path, text),) = problems(tmp_path, study)
     assert (line, path) == (6, "trial.adaptation.moments.momentun")
@@ -245,7 +245,7 @@ def test_edges_that_a_setting_refuses_are_refused(
     tmp_path: Path, parameter: str, message: str
 ) -> None:
     ((file, line, path, text),) = problems(tmp_path, f"{STUDY}space: space.yaml\n", parameter)
-    assert (file, line, path) == ("space.yaml", 1, parameter.split(":")[0])
+    assert (file, line, path) == ("space.yaml", 1, parameter.split(":", maxsplit=1)[0])
     assert text.startswith(message)
 
 
@@ -295,7 +295,7 @@ def test_a_missing_space_file_is_told_along_with_the_rest(tmp_path: Path) -> Non
         ("name: 1e999\n", "must be text, a finite number or a list, got inf"),
         ("1: 2\n", "keys must be text, but got 1"),
         ("a: &a [*a]\n", "nested too deeply, or an alias stands within what it names"),
-        ("a: " + "[" * 5000, "nested too deeply, or an alias stands within what it names"),
+        ("a: " + "[" * 500, "nested too deeply, or an alias stands within what it names"),
     ],
 )
 def test_a_file_that_is_no_plain_mapping_is_refused(
@@ -324,38 +324,23 @@ def test_a_trial_file_tells_its_problems_in_the_same_way(tmp_path: Path) -> None
 
 # Anything at all: bytes, text, tokens of YAML, and data whose keys are those of studies.
 
-KEYS = st.sampled_from(
-    "name trial task source target adaptation layers weight moments kind space search objective "
-    "score schedule resources workers storage adaptation.weight adaptation.layers steps log float "
-    "int choice subset min when range".split()
-)
+NAMES = """
+name trial task source target adaptation layers weight moments kind space search objective score
+schedule resources workers storage adaptation.weight adaptation.layers steps log float int choice
+subset min when range
+"""
+KEYS = st.sampled_from(NAMES.split())
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | KEYS
 DATA = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
     max_leaves=12,
 )
-TOKENS = st.lists(
-    st.sampled_from(
-        [
-            *"[]{},:&*!|>%@`'\"#-?~ \n",
-            "\n  ",
-            ": ",
-            "- ",
-            "a",
-            "<<",
-            "&a ",
-            "*a",
-            "!!int ",
-            "!!bool ",
-        ]
-        + ["!!timestamp ", "!!set ", "!!binary ", "1e9", "---\n", "name", "space", "trial", STUDY]
-    ),
-    max_size=25,
-).map("".join)
-FILES = st.binary(max_size=60) | (st.text(max_size=60) | TOKENS | DATA.map(json.dumps)).map(
-    lambda text: text.encode("utf-8", "surrogatepass")
-)
+TAGS = ("!!int ", "!!bool ", "!!timestamp ", "!!set ", "!!binary ")
+SIGNS = (*"[]{},:&*!|>%@`'\"#-?~ \n", "\n  ", ": ", "- ", "a", "<<", "&a ", "*a", "1e9", "---\n")
+TOKENS = st.lists(st.sampled_from([*SIGNS, *TAGS, "name", "space", "trial", STUDY]), max_size=25)
+TEXTS = st.text(max_size=60) | TOKENS.map("".join) | DATA.map(json.dumps)
+FILES = st.binary(max_size=60) | TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass"))
 
 
 @pytest.fixture(scope="module")
@@ -365,10 +350,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loads_or_is_refused(file: Path) -> None:
     try:
-        assert isinstance(load_study_config(file), StudyConfig)
+        study = load_study_config(file)
     except ConfigError as error:
-        assert error.problems
-        assert str(error)
+        told = str(error)
+    else:
+        told = study.canonical()
+    assert told
 
 
 @given(content=FILES)

@@ -60,7 +60,7 @@ def test_a_class_may_register_again_but_another_may_not_take_its_name() -> None:
 def test_a_builtin_name_is_taken_before_and_after_its_import(loaded: bool) -> None:
     if loaded:
         load_domain("rendered-digits")
-    with pytest.raises(ValueError, match=r"'rendered_digits' belongs to gam_ray\.domains"):
+    with pytest.raises(ValueError, match=r"'rendered-digits' belongs to gam_ray\.domains"):
         register_domain("rendered-digits")(Mine)
 
 

@@ -1,11 +1,14 @@
 """Domains of 64 images, trials of a few steps, and reporters that stop or fail."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor
 
 from gam_ray.config import (
@@ -83,9 +86,9 @@ BASE = TrialConfig(
     task=TaskConfig(source="tiny-source", target="tiny-target"),
     pretraining=PretrainingConfig(steps=20, batch_size=16),
     adaptation=AdaptationConfig(layers=("conv2", "fc3")),
-    steps=8,
+    steps=7,
     batch_size=16,
-    report_every=2,
+    report_every=3,
 )
 
 
@@ -142,15 +145,40 @@ class Failing(Recorder):
             raise PowerCutError
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums in one order, and no more of the machine than needed."""
-    before = torch.get_num_threads()
+# The server imports what workers need once, and they are forks of it.
+mp.get_context("forkserver").set_forkserver_preload(
+    ["gam_ray.training.trial", "sklearn.cluster", "torch._dynamo"]
+)
+
+
+def start_processes(work: Callable[..., None], count: int, *arguments: Any) -> None:
+    """Call ``work(number, *arguments)`` in `count` processes, and wait for them."""
+    mp.start_processes(_alone, (work, arguments), count, start_method="forkserver")
+
+
+def start_workers(work: Callable[..., None], count: int, folder: Path, *arguments: Any) -> None:
+    """Call ``work(folder, *arguments)`` in `count` processes of one process group."""
+    start_processes(_in_group, count, count, work, (folder, *arguments))
+
+
+def _alone(number: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    work(number, *arguments)
+
+
+def _in_group(
+    number: int, count: int, work: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{arguments[0] / 'meeting'}",
+        rank=number,
+        world_size=count,
+        timeout=timedelta(seconds=120),
+    )
+    work(*arguments)
+    dist.destroy_process_group()
 
 
 def flat(state: Any, prefix: str = "") -> dict[str, Any]:

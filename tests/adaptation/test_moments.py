@@ -1,0 +1,203 @@
+"""Moments and Gaussian matching, against numpy and against what the closed form promises."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_network import TinyNet, random_images, tiny_network
+from torch import Tensor, nn
+
+from gam_ray.adaptation import (
+    ChannelMatching,
+    Moments,
+    layer_moments,
+    match_network,
+    remeasure,
+    restore_matching,
+)
+
+SOURCE = random_images(30, seed=1)
+TARGET = random_images(30, seed=2, contrast=0.3) + 0.3
+
+
+def moments_of(activations: list[Tensor]) -> tuple[Any, Any]:
+    """Mean and deviation of each channel, by numpy, of all batches at once."""
+    values = np.concatenate([a.double().numpy() for a in activations])
+    axes = (0, *range(2, values.ndim))
+    return values.mean(axes), values.std(axes)
+
+
+def measured(network: TinyNet, images: Tensor) -> dict[str, tuple[Any, Any]]:
+    """Moments of what every layer gives out, by a loop that knows nothing of the library."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in network.layers}
+    handles = [
+        layer.register_forward_hook(lambda _m, _i, out, name=name: seen[name].append(out))
+        for name, layer in network.layers.items()
+    ]
+    with torch.no_grad():
+        for part in images.split(7):
+            network(part)
+    for handle in handles:
+        handle.remove()
+    return {name: moments_of(parts) for name, parts in seen.items()}
+
+
+def batches(images: Tensor) -> Iterator[Tensor]:
+    yield from images.split([11, 1, 18])
+
+
+def matched_pair(momentum: float = 0.0) -> tuple[TinyNet, TinyNet]:
+    source, target = tiny_network(0).eval(), tiny_network(1).eval()
+    moments = layer_moments(source, source.layers, batches(SOURCE))
+    match_network(target, target.layers, moments, lambda: batches(TARGET), momentum=momentum)
+    return source, target
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    size=st.sampled_from([(), (1, 1), (3, 2)]),
+    offset=st.sampled_from([0.0, -3.0, 1e6]),
+    seed=st.integers(0, 99),
+)
+def test_moments_are_those_of_all_batches_at_once(
+    sizes: list[int], size: tuple[int, ...], offset: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    parts = [torch.randn(n, 4, *size, generator=generator) + offset for n in sizes]
+    layer = nn.Identity()
+    found = layer_moments(layer, {"layer": layer}, parts)["layer"]
+    mean, std = moments_of(parts)
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.std, std, rtol=1e-7, atol=1e-12)
+
+
+def test_matched_layers_have_the_source_moments_one_behind_the_other() -> None:
+    source, target = matched_pair()
+    wanted, before = measured(source, SOURCE), measured(tiny_network(1), TARGET)
+    for name, (mean, std) in measured(target, TARGET).items():
+        alive = target.matching[name].target_std.numpy() > 1e-5
+        assert alive.sum() >= 3
+        np.testing.assert_allclose(mean, wanted[name][0], atol=1e-5)
+        np.testing.assert_allclose(std[alive], wanted[name][1][alive], atol=2e-5)
+        assert np.abs(before[name][0] - wanted[name][0]).max() > 0.01
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_matching_leaves_the_mode_as_it_was_and_weights_alone(training: bool) -> None:
+    target = tiny_network(1).train(training)
+    weights = deepcopy(list(target.parameters()))
+    moments = layer_moments(target, target.layers, batches(SOURCE))
+    match_network(target, target.layers, moments, lambda: batches(TARGET), momentum=0.3)
+    assert {module.training for module in target.modules()} == {training}
+    assert all(torch.equal(a, b) for a, b in zip(weights, target.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.3])
+def test_a_channel_that_never_varies_is_moved_to_the_source_mean(momentum: float) -> None:
+    source = Moments(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 5.0]))
+    target = Moments(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.5]))
+    matching = ChannelMatching(source, target, momentum=momentum, dtype=torch.float32)
+    activation = torch.tensor([[0.0, 0.5], [0.0, 1.5]], requires_grad=True)
+    output = matching(activation)
+    torch.testing.assert_close(output.detach(), torch.tensor([[2.0, -2.0], [2.0, 8.0]]))
+    torch.autograd.backward(output.square().sum())
+    assert activation.grad is not None
+    assert bool(activation.grad.isfinite().all())
+    assert all(bool(buffer.isfinite().all()) for buffer in matching.buffers())
+
+
+def test_running_moments_train_on_the_batch_and_follow_it() -> None:
+    _, target = matched_pair(momentum=0.3)
+    matching, layer = target.matching["fc3"], nn.Identity()
+    kept = {name: value.clone() for name, value in matching.named_buffers()}
+    activation = torch.randn(6, 5, dtype=torch.float64)
+    output = matching.train()(layer(activation))
+    mean, std = moments_of([output])
+    np.testing.assert_allclose(mean, kept["source_mean"], atol=1e-8)
+    np.testing.assert_allclose(std, kept["source_std"], atol=1e-8)
+    moved = {"target_mean": activation.mean(0), "target_std": activation.std(0, unbiased=False)}
+    for name, value in moved.items():
+        torch.testing.assert_close(getattr(matching, name), 0.7 * kept[name] + 0.3 * value)
+    assert torch.equal(matching.source_std, kept["source_std"])
+
+
+def test_running_moments_let_the_gradient_through() -> None:
+    """A shift or a scale of the batch changes nothing, so it gets no gradient."""
+    _, target = matched_pair(momentum=0.3)
+    matching = target.matching["fc3"].train()
+    activation = torch.randn(6, 5, dtype=torch.float64)
+    shift, scale = torch.zeros(5, dtype=torch.float64), torch.ones(5, dtype=torch.float64)
+    shift.requires_grad_()
+    scale.requires_grad_()
+    torch.autograd.backward((matching(activation * scale + shift) ** 3).sum())
+    torch.testing.assert_close(shift.grad, torch.zeros_like(shift), rtol=0, atol=1e-9)
+    torch.testing.assert_close(scale.grad, torch.zeros_like(scale), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("momentum", "training"), [(0.0, True), (0.3, False)])
+def test_kept_moments_do_not_change(momentum: float, training: bool) -> None:
+    _, target = matched_pair(momentum)
+    target.train(training)
+    before = deepcopy(target.state_dict())
+    torch.testing.assert_close(target(TARGET[:5])[:3], target(TARGET[:3]))
+    assert all(torch.equal(before[name], value) for name, value in target.state_dict().items())
+
+
+def test_a_restored_network_gives_identical_outputs_and_goes_its_own_way() -> None:
+    _, target = matched_pair(momentum=0.3)
+    fresh = tiny_network(5).eval()
+    restore_matching(fresh, fresh.layers, target.state_dict(), momentum=0.3)
+    fresh.load_state_dict(target.state_dict())
+    before = target(TARGET)
+    assert torch.equal(fresh(TARGET), before)
+    fresh.train()(TARGET[:9])
+    assert torch.equal(target(TARGET), before)
+    target.train()(TARGET[:9])
+    assert torch.equal(fresh.eval()(TARGET), target.eval()(TARGET))
+    assert not torch.allclose(target(TARGET), before)
+
+
+def test_moments_taken_anew_are_those_of_now() -> None:
+    """After training, one remeasuring makes matched layers have the source moments again."""
+    source, target = matched_pair(momentum=0.3)
+    with torch.no_grad():
+        for weight in target.parameters():
+            weight.mul_(1.1)
+    target.train()(SOURCE)
+    target.eval()
+    off, wanted = measured(target, TARGET), measured(source, SOURCE)
+    remeasure(target, target.layers, lambda: batches(TARGET))
+    for name, (mean, std) in measured(target, TARGET).items():
+        alive = target.matching[name].target_std.numpy() > 1e-5
+        np.testing.assert_allclose(mean, wanted[name][0], atol=1e-5)
+        np.testing.assert_allclose(std[alive], wanted[name][1][alive], atol=2e-5)
+        assert np.abs(off[name][1] - wanted[name][1]).max() > 1e-3
+
+
+def test_nothing_is_taken_anew_where_nothing_is_matched() -> None:
+    plain = tiny_network(1)
+    before = deepcopy(plain.state_dict())
+    remeasure(plain, plain.layers, lambda: batches(TARGET))
+    assert plain.state_dict().keys() == before.keys()
+
+
+def test_a_network_that_was_not_matched_is_restored_without_matching() -> None:
+    plain, fresh = tiny_network(1), tiny_network(5)
+    restore_matching(fresh, fresh.layers, plain.state_dict())
+    fresh.load_state_dict(plain.state_dict())
+    assert torch.equal(fresh(TARGET), plain(TARGET))
+
+
+def test_a_copy_of_a_matched_network_is_independent() -> None:
+    _, target = matched_pair()
+    twin = deepcopy(target)
+    before = target(TARGET)
+    assert torch.equal(twin(TARGET), before)
+    twin.matching["conv1"].source_mean += 1
+    assert torch.equal(target(TARGET), before)
+    assert not torch.allclose(twin(TARGET), before)

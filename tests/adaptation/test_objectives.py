@@ -1,0 +1,88 @@
+"""Losses and discriminators, against closed forms."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+
+from gam_ray.adaptation import (
+    Discriminators,
+    GANLoss,
+    LeastSquaresLoss,
+    build_discriminator,
+    drift,
+)
+
+logits = st.lists(st.floats(-50, 50), min_size=1, max_size=6).map(
+    lambda values: torch.tensor(values, dtype=torch.float64)[:, None]
+)
+
+
+@given(source=logits, target=logits)
+def test_the_gan_loss_is_the_cross_entropy(source: torch.Tensor, target: torch.Tensor) -> None:
+    ones, zeros = torch.ones_like, torch.zeros_like
+    judge = binary_cross_entropy_with_logits(source, ones(source))
+    judge = (judge + binary_cross_entropy_with_logits(target, zeros(target))) / 2
+    torch.testing.assert_close(GANLoss().discriminator(source, target), judge)
+    inverted = binary_cross_entropy_with_logits(target, ones(target))
+    torch.testing.assert_close(GANLoss().target(target), inverted)
+
+
+@given(source=logits, target=logits)
+def test_the_least_squares_loss_is_the_squared_error_to_1_and_0(
+    source: torch.Tensor, target: torch.Tensor
+) -> None:
+    judge = mse_loss(source, torch.ones_like(source)) + mse_loss(target, torch.zeros_like(target))
+    torch.testing.assert_close(LeastSquaresLoss().discriminator(source, target), judge / 2)
+    torch.testing.assert_close(
+        LeastSquaresLoss().target(target), mse_loss(target, torch.ones_like(target))
+    )
+
+
+def test_an_undecided_discriminator_has_the_known_losses() -> None:
+    undecided = torch.zeros(4, 1)
+    assert float(GANLoss().discriminator(undecided, undecided)) == pytest.approx(0.6931472)
+    assert float(LeastSquaresLoss().discriminator(undecided + 0.5, undecided + 0.5)) == 0.25
+
+
+def test_extreme_logits_give_finite_losses_and_gradients() -> None:
+    extreme = torch.tensor([[-1e4], [1e4]], requires_grad=True)
+    loss = GANLoss().discriminator(extreme, extreme) + GANLoss().target(extreme)
+    torch.autograd.backward(loss)
+    assert bool(loss.isfinite())
+    assert extreme.grad is not None
+    assert bool(extreme.grad.isfinite().all())
+
+
+def test_drift_is_the_squared_distance_over_all_parameters() -> None:
+    source = [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]
+    target = [torch.tensor([2.0, 0.0]), torch.tensor([[6.0]])]
+    assert float(drift(source, target)) == 1 + 4 + 9
+    assert float(drift(source, source)) == 0
+    with pytest.raises(ValueError, match="shorter"):
+        drift(source, target[:1])
+
+
+def test_vectors_get_the_authors_discriminator() -> None:
+    discriminator = build_discriminator(torch.Size([2, 10]))
+    assert sum(p.numel() for p in discriminator.parameters()) == 11 * 500 + 501 * 500 + 501
+    assert discriminator(torch.rand(3, 10)).shape == (3, 1)
+
+
+def test_maps_are_judged_patch_by_patch() -> None:
+    discriminator = build_discriminator(torch.Size([2, 5, 12, 8]))
+    assert discriminator(torch.rand(3, 5, 12, 8)).shape == (3, 1, 3, 2)
+
+
+def test_other_activations_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[N, K\] or \[N, K, H, W\], but got \(2, 3, 4\)"):
+        build_discriminator(torch.Size([2, 3, 4]))
+
+
+def test_each_layer_has_its_own_discriminator() -> None:
+    shapes = {"map": (2, 4, 6, 6), "vector": (2, 7)}
+    built = {name: build_discriminator(torch.Size(shape)) for name, shape in shapes.items()}
+    activations = {name: torch.rand(shape) for name, shape in shapes.items()}
+    outputs = Discriminators(built)(activations)
+    assert all(torch.equal(outputs[name], built[name](activations[name])) for name in shapes)

@@ -1,0 +1,364 @@
+"""Whole trials on tiny domains."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_task import (
+    BASE,
+    Failing,
+    PowerCutError,
+    Recorder,
+    Target,
+    differing,
+    draw,
+    place,
+    start_workers,
+    trial,
+)
+from torch import nn
+
+from gam_ray.adaptation import layer_moments, match_network, rank
+from gam_ray.config import TrialConfig
+from gam_ray.domains import LabelledImages
+from gam_ray.networks import LeNet, base
+from gam_ray.training.data import load_task, to_float
+from gam_ray.training.pretraining import SourceCache
+from gam_ray.training.reports import DivergedError, Report
+from gam_ray.training.trial import TrialOutcome, check_trial, load_adapted, run_trial
+
+CPU = torch.device("cpu")
+STEPS = [3, 6, 7]
+RUNNING = {"adaptation__moments__kind": "running", "adaptation__moments__momentum": 0.3}
+CONFIGS = {
+    "running": trial(**RUNNING),
+    "initial": trial(adaptation__moments__kind="initial", adaptation__adversary="lsgan"),
+    "unmatched": trial(adaptation__gaussian=False, adaptation__drift=0.0),
+    "noisy": trial(task__network="noisy"),
+}
+
+
+class Noisy(LeNet):
+    """LeNet with dropout, which draws from torch's generator."""
+
+    def __init__(self, in_channels: int, classes: int) -> None:
+        super().__init__(in_channels, classes)
+        self.fc3.append(nn.Dropout(0.3))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _noisy_is_a_network() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(base._BUILDERS, "noisy", Noisy)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the trials of this module share their source networks."""
+    return tmp_path_factory.mktemp("trials")
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> dict[str, tuple[TrialOutcome, list[Report], dict[str, Any]]]:
+    """Outcome, reports and last checkpoint of each configuration, run through."""
+    found = {}
+    for name, config in CONFIGS.items():
+        reporter, there = Recorder(), place(folder, f"whole-{name}")
+        outcome = run_trial(config, there, reporter)
+        found[name] = outcome, reporter.reports, torch.load(there.checkpoint)
+    return found
+
+
+def assert_same(one: Report, other: Report) -> None:
+    assert (one.step, one.metrics) == (other.step, other.metrics)
+    np.testing.assert_array_equal(one.predictions, other.predictions)
+
+
+def predictions(network: nn.Module, images: torch.Tensor) -> Any:
+    with torch.no_grad():
+        return network.eval()(to_float(images)).softmax(1).numpy()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_trial_reports_at_its_steps_and_at_the_last(name: str, whole: dict[str, Any]) -> None:
+    outcome, reports, saved = whole[name]
+    assert [report.step for report in reports] == STEPS
+    assert (outcome.step, outcome.stopped, saved["step"]) == (7, False, 7)
+    for report in reports:
+        assert report.predictions.shape == (64, 10)
+        assert report.predictions.dtype == np.float32
+        np.testing.assert_allclose(report.predictions.sum(1), 1, rtol=1e-5)
+        scores = {name for name in report.metrics if name.startswith("score/")}
+        assert scores == {
+            "score/source_accuracy",
+            "score/information_maximisation",
+            "score/class_ami",
+        }
+        assert {"loss/target", "loss/drift", "accuracy/source/conv2"} <= report.metrics.keys()
+    assert reports[0].metrics["loss/target"] != reports[1].metrics["loss/target"]
+
+
+def test_equal_settings_give_equal_numbers(whole: dict[str, Any], tmp_path: Path) -> None:
+    """From the start: with a source network of its own."""
+    torch.manual_seed(99)
+    reporter, there = Recorder(), place(tmp_path)
+    outcome = run_trial(CONFIGS["running"], there, reporter)
+    expected_outcome, expected, saved = whole["running"]
+    assert outcome == expected_outcome
+    for one, other in zip(reporter.reports, expected, strict=True):
+        assert_same(one, other)
+    assert differing(torch.load(there.checkpoint), saved) == []
+
+
+def test_another_seed_gives_other_numbers(folder: Path, whole: dict[str, Any]) -> None:
+    reporter = Recorder()
+    run_trial(trial(seed=1, **RUNNING), place(folder, "seed"), reporter)
+    assert reporter.reports[-1].metrics != whole["running"][1][-1].metrics
+
+
+@pytest.mark.parametrize(
+    ("when", "step", "told", "told_again"),
+    [
+        ("after the report", 3, [3], [3, 6, 7]),
+        ("before the report", 6, [3], [6, 7]),
+        ("before the report", 7, [3, 6], [7]),
+        ("between reports", 5, [3], [3, 6, 7]),
+        ("between reports", 2, [], [3, 6, 7]),
+    ],
+)
+@pytest.mark.parametrize("name", ["running", "noisy"])
+def test_a_trial_that_was_cut_off_ends_as_one_that_ran_through(
+    name: str,
+    when: str,
+    step: int,
+    told: list[int],
+    told_again: list[int],
+    folder: Path,
+    whole: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gam_ray.training.trial.PROGRESS_EVERY", 1)
+    there = place(folder, f"cut-{name}-{when}-{step}")
+    first, second = Failing(when, step), Recorder()
+    with pytest.raises(PowerCutError):
+        run_trial(CONFIGS[name], there, first)
+    torch.manual_seed(99)
+    outcome = run_trial(CONFIGS[name], there, second)
+    expected_outcome, expected, saved = whole[name]
+    assert outcome == expected_outcome
+    assert (first.steps, second.steps) == (told, told_again)
+    by_step = {report.step: report for report in expected}
+    for report in first.reports + second.reports:
+        assert_same(report, by_step[report.step])
+    assert differing(torch.load(there.checkpoint), saved) == []
+
+
+@pytest.mark.parametrize("name", ["initial", "unmatched"])
+def test_other_kinds_of_trial_go_on_as_well(name: str, folder: Path, whole: dict[str, Any]) -> None:
+    there = place(folder, f"cut-{name}")
+    with pytest.raises(PowerCutError):
+        run_trial(CONFIGS[name], there, Failing("before the report", 6))
+    run_trial(CONFIGS[name], there, Recorder())
+    assert differing(torch.load(there.checkpoint), whole[name][2]) == []
+
+
+def test_a_trial_that_is_over_reports_its_last_step_again(
+    folder: Path, whole: dict[str, Any]
+) -> None:
+    reporter = Recorder()
+    outcome = run_trial(CONFIGS["running"], place(folder, "whole-running"), reporter)
+    assert outcome == whole["running"][0]
+    (report,) = reporter.reports
+    assert_same(report, whole["running"][1][-1])
+
+
+@pytest.mark.parametrize(("stop_at", "stopped"), [(3, True), (6, True), (7, False)])
+def test_the_reporter_stops_a_trial(
+    stop_at: int, stopped: bool, folder: Path, whole: dict[str, Any]
+) -> None:
+    there = place(folder, f"stop-{stop_at}")
+    reporter = Recorder(stop_at)
+    outcome = run_trial(BASE, there, reporter)
+    assert (outcome.step, outcome.stopped) == (stop_at, stopped)
+    assert reporter.steps == [step for step in STEPS if step <= stop_at]
+    again = Recorder(stop_at)
+    assert run_trial(BASE, there, again) == outcome
+    assert again.steps == [stop_at]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer__target_lr": 1e20}, "not finite by step 3: .*loss/target.*learning rates"),
+        ({"optimizer__target_lr": 1e20, "report_every": 1}, "predictions are not finite; lower"),
+        ({"adaptation__weight": 1e300}, "not finite by step 3: .*or adaptation.weight"),
+        ({"pretraining__learning_rate": 1e20}, r"source network.*lower pretraining\.learning_rate"),
+    ],
+)
+def test_a_trial_that_diverged_says_what_is_not_finite(
+    settings: dict[str, Any], message: str, folder: Path
+) -> None:
+    there, reporter = place(folder, f"diverged-{settings}"), Recorder()
+    with pytest.raises(DivergedError, match=message):
+        run_trial(trial(**settings), there, reporter)
+    assert reporter.reports == []
+    assert not there.checkpoint.exists()
+
+
+def test_a_batch_is_a_multiple_of_the_workers() -> None:
+    check_trial(BASE, workers=4)
+    with pytest.raises(ValueError, match=r"^batch_size must be a multiple .* got 16 and 3"):
+        check_trial(BASE, workers=3)
+    with pytest.raises(ValueError, match=r"^pretraining\.batch_size must be .* got 10 and 4"):
+        check_trial(trial(pretraining__batch_size=10), workers=4)
+
+
+def test_settings_that_do_not_go_together_are_refused_before_training(tmp_path: Path) -> None:
+    for settings, message in (
+        ({"adaptation__layers": ["fc9"]}, "no layer 'fc9'"),
+        ({"task__network": "lennet"}, "did you mean 'lenet'"),
+        ({"task__target": "tiny-taget"}, "mean 'tiny-target'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_trial(trial(**settings), place(tmp_path), Recorder())
+    assert list(tmp_path.iterdir()) == []
+
+
+def baseline(kind: str, folder: Path) -> tuple[Report, nn.Module]:
+    """The report of a baseline, and the source network it comes from."""
+    config, there, reporter = trial(adaptation__kind=kind), place(folder, kind), Recorder()
+    outcome = run_trial(config, there, reporter)
+    assert (outcome.step, outcome.stopped, reporter.steps) == (0, False, [0])
+    again = Recorder()
+    assert run_trial(config, there, again) == outcome
+    assert_same(again.reports[0], reporter.reports[0])
+    source = SourceCache(there.sources).get(
+        config.task,
+        config.pretraining,
+        load_task(config.task, folder),
+        device=CPU,
+        progress=lambda *_: pytest.fail("the source network was trained again"),
+    )
+    return reporter.reports[0], source
+
+
+def test_without_adaptation_the_source_network_is_reported(folder: Path) -> None:
+    report, source = baseline("none", folder)
+    expected = predictions(source, draw("held_out", brightness=60, seed=100).images)
+    np.testing.assert_allclose(report.predictions, expected, atol=1e-6)
+
+
+def test_gaussian_matching_alone_is_the_matched_source_network(folder: Path) -> None:
+    report, source = baseline("gaussian", folder)
+    target, data = deepcopy(source), load_task(BASE.task, folder)
+    plain = predictions(source, data.target_held_out.images)
+    moments = layer_moments(source, source.layers, [to_float(data.source_train.images)])
+    images = to_float(data.target_train.images)
+    match_network(target, target.layers, moments, lambda: images.split(20))
+    expected = predictions(target, data.target_held_out.images)
+    np.testing.assert_allclose(report.predictions, expected, atol=1e-5)
+    assert np.abs(expected - plain).max() > 0.01
+
+
+def test_adaptation_starts_from_the_matched_network_and_drifts_from_it(
+    whole: dict[str, Any],
+) -> None:
+    assert any(name.startswith("matching.") for name in whole["initial"][2]["target"])
+    assert not any(name.startswith("matching.") for name in whole["unmatched"][2]["target"])
+    assert all(whole[name][1][-1].metrics["loss/drift"] > 0 for name in CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_checkpoint_makes_the_network_that_was_reported(
+    name: str, folder: Path, whole: dict[str, Any]
+) -> None:
+    checkpoint = place(folder, f"whole-{name}").checkpoint
+    network = load_adapted(CONFIGS[name], checkpoint, CPU)
+    assert not network.training
+    found = predictions(network, draw("held_out", brightness=60, seed=100).images)
+    np.testing.assert_allclose(found, whole[name][1][-1].predictions, atol=1e-6)
+
+
+# Target labels
+
+
+def test_the_oracle_is_the_accuracy_on_the_test_split(folder: Path, whole: dict[str, Any]) -> None:
+    test = draw("test", brightness=60, seed=100)
+    network = load_adapted(CONFIGS["running"], place(folder, "whole-running").checkpoint, CPU)
+    right = predictions(network, test.images).argmax(1) == test.labels.numpy()
+    oracle = whole["running"][0].oracle
+    assert oracle.to_mapping() == {"test": right.mean()}
+
+
+def test_a_target_without_labels_has_no_oracle_and_the_same_reports(
+    folder: Path, whole: dict[str, Any]
+) -> None:
+    reporter = Recorder()
+    config = trial(task__target="tiny-unlabelled", **RUNNING)
+    outcome = run_trial(config, place(folder, "unlabelled"), reporter)
+    assert outcome.oracle is None
+    for one, other in zip(reporter.reports, whole["running"][1], strict=True):
+        assert_same(one, other)
+
+
+def test_wrong_target_labels_change_the_oracle_alone(folder: Path, whole: dict[str, Any]) -> None:
+    reporter, there = Recorder(), place(folder, "mislabelled")
+    config = trial(task__target="tiny-mislabelled", **RUNNING)
+    outcome = run_trial(config, there, reporter)
+    assert outcome.oracle != whole["running"][0].oracle
+    for one, other in zip(reporter.reports, whole["running"][1], strict=True):
+        assert_same(one, other)
+    assert differing(torch.load(there.checkpoint), whole["running"][2]) == []
+
+
+def test_target_labels_are_asked_for_after_the_last_report_and_of_the_test_split_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    labelled = Target.labelled
+
+    def watched(self: Target, split: Any) -> LabelledImages:
+        events.append(split)
+        return labelled(self, split)
+
+    class Watching(Recorder):
+        def report(self, report: Report) -> bool:
+            events.append("report")
+            return super().report(report)
+
+    monkeypatch.setattr(Target, "labelled", watched)
+    monkeypatch.setattr(Target, "unlabelled", lambda s, split: labelled(s, split).without_labels())
+    load_task.cache_clear()
+    run_trial(BASE, place(folder, "watched"), Watching())
+    assert events == ["report"] * 3 + ["test"]
+
+
+# Workers
+
+
+def in_two_parts(folder: Path, config: TrialConfig) -> None:
+    """A trial that is stopped and goes on, with all workers of a group; each leaves reports."""
+    reports = []
+    for reporter in (Recorder(stop_at=3), Recorder()):
+        run_trial(config, place(folder), reporter)
+        reports += reporter.reports
+    found = [(report.step, report.metrics, report.predictions.tolist()) for report in reports]
+    torch.save(found, folder / f"{rank()}.pt")
+
+
+def test_two_workers_do_what_one_does_and_the_first_reports(
+    whole: dict[str, Any], tmp_path: Path
+) -> None:
+    start_workers(in_two_parts, 2, tmp_path, CONFIGS["initial"])
+    expected = {report.step: report for report in whole["initial"][1]}
+    found = torch.load(tmp_path / "0.pt")
+    assert [step for step, _, _ in found] == [3, 3, 6, 7]
+    for step, metrics, probabilities in found:
+        assert metrics == pytest.approx(expected[step].metrics, rel=1e-3, abs=1e-4)
+        np.testing.assert_allclose(probabilities, expected[step].predictions, atol=1e-4)
+    assert torch.load(tmp_path / "1.pt") == []
