@@ -26,6 +26,7 @@ from gam_ray.tracking import (
     ArtifactReady,
     MetricsReported,
     MLflowSink,
+    RunStatus,
     StudyEnded,
     StudyStarted,
     TagsSet,
@@ -52,6 +53,8 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Tune would swallow Ctrl+C and end as if all trials were over.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
@@ -200,12 +203,15 @@ class Study:
         )
         sink = self._sink()
         sink.start()
-        status = "FAILED"
+        status: RunStatus = "FAILED"
         try:
             yield
             status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
         finally:
-            queue.append(StudyEnded(status, _now_ms()))  # type: ignore[arg-type]
+            queue.append(StudyEnded(status, _now_ms()))
             end = sink.close(TRACKING_TIMEOUT_S)
             if end.waiting:
                 logger.warning(

@@ -63,6 +63,7 @@ def load_task(task: TaskConfig, data_root: Path | None) -> TaskData:
     )
 
 
+@lru_cache(maxsize=2)
 def load_oracle_test(task: TaskConfig, data_root: Path | None) -> LabelledImages | None:
     """The target's labelled test split, for the oracle alone; None where there are no labels."""
     try:

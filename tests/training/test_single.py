@@ -1,0 +1,54 @@
+"""One trial from its file."""
+
+from pathlib import Path
+
+import pytest
+import tiny_task
+import torch
+
+from gam_ray.config import ConfigError
+from gam_ray.training.single import train_one
+from gam_ray.training.trial import load_adapted
+
+TRIAL = """\
+task: {source: tiny-source, target: tiny-target}
+pretraining: {steps: 20, batch_size: 16}
+adaptation: {layers: [conv2, fc3]}
+steps: 3
+batch_size: 16
+report_every: 2
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "trial.yaml").write_text(TRIAL)
+    return tmp_path / "trial.yaml"
+
+
+def test_a_trial_file_gives_scores_and_a_checkpoint_and_again_the_same(file: Path) -> None:
+    told: list[str] = []
+    folder = file.parent / "here"
+    config = tiny_task.trial(steps=3, report_every=2)
+    found = train_one(file, folder=folder, data_root=None, tell=told.append)
+    assert (found["step"], found["key"], found["config"]) == (3, config.key(), config.to_mapping())
+    assert found["scores"].keys() == {"source_accuracy", "information_maximisation", "class_ami"}
+    assert found["oracle"].keys() == {"test"}
+    assert told == ["training the source network: 20/20"]
+    assert load_adapted(config, Path(found["checkpoint"]), torch.device("cpu"))
+    assert train_one(file, folder=folder, data_root=None, tell=told.append) == found
+    assert len(told) == 1
+
+
+def test_without_a_folder_a_trial_is_kept_by_its_key(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(file.parent)
+    found = train_one(file, folder=None, data_root=None, tell=lambda _: None)
+    assert Path(found["checkpoint"]).parent == file.parent / "trials" / found["key"]
+
+
+def test_a_wrong_trial_file_is_refused(file: Path) -> None:
+    file.write_text(TRIAL + "stesp: 3\n")
+    with pytest.raises(ConfigError, match="did you mean 'steps'"):
+        train_one(file, folder=None, data_root=None, tell=lambda _: None)
