@@ -67,13 +67,18 @@ def _channels_last(activation: Tensor) -> Tensor:
     return activation.movedim(1, -1).reshape(-1, activation.shape[1])
 
 
-def _batch_moments(activation: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [K] of one batch over all workers, differentiable."""
-    values = _channels_last(activation)
+def _batch_moments(activation: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [K] of one batch over all workers, differentiable.
+
+    One reduction for both; sums around `centre` [K], a value near the mean that all workers
+    share, lose no digits.
+    """
+    values = _channels_last(activation) - centre
     count = len(values) * world_size()
-    mean = sum_over_workers(values.sum(0)) / count
-    variance = sum_over_workers((values - mean).square().sum(0)) / count
-    return mean, (variance + SMALLEST_STD**2).sqrt()
+    sums = sum_over_workers(torch.stack([values.sum(0), values.square().sum(0)]))
+    first, second = sums / count
+    variance = (second - first.square()).clamp(min=0)
+    return centre + first, (variance + SMALLEST_STD**2).sqrt()
 
 
 class ChannelMatching(nn.Module):
@@ -114,7 +119,7 @@ class ChannelMatching(nn.Module):
         """α A + β for an activation [N, K] or [N, K, H, W]."""
         mean, std = self.target_mean, self.target_std
         if self.training and self.momentum > 0:
-            mean, std = _batch_moments(activation)
+            mean, std = _batch_moments(activation, self.target_mean)
             self.target_mean.lerp_(mean.detach(), self.momentum)
             self.target_std.lerp_(std.detach(), self.momentum)
         scale, shift = self._affine(mean, std)

@@ -148,6 +148,15 @@ def test_a_key_does_not_tell_defaults_from_written_values() -> None:
     int(BASE.key(), 16)
 
 
+def test_a_key_does_not_tell_in_which_order_a_space_is_written() -> None:
+    one, other = (
+        StudyConfig(name="a", trial=BASE, space=SearchSpace.model_validate_json(json.dumps(space)))
+        for space in (PARAMETERS, dict(reversed(PARAMETERS.items())))
+    )
+    assert list(one.space) != list(other.space)
+    assert one.key() == other.key()
+
+
 @given(paths=st.sets(st.sampled_from(sorted(OTHER))))
 def test_applied_settings_change_what_they_name_and_nothing_else(paths: set[str]) -> None:
     before = leaves(BASE.to_mapping())

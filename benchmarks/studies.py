@@ -1,0 +1,102 @@
+"""What studies choose: runs job files over several seeds, and compares choice and oracle.
+
+    python benchmarks/studies.py jobs/quickstart.yaml --seeds 0 1 2 --json results.json
+
+Resumable: a study that has finished is read, not run again. The seed is the study's: it moves
+the proposals and every trial, and not the source network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gam_ray import Study
+from gam_ray.config import StudyConfig, load_study_config
+from gam_ray.study import results
+
+
+def main() -> None:
+    """Run, print a table in Markdown, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("jobs", nargs="+", type=Path, help="study files")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    rows = []
+    for job in options.jobs:
+        runs = [run(job, seed, options.data_root) for seed in options.seeds]
+        rows.append({"job": str(job), "seeds": options.seeds, "runs": runs, **summary(runs)})
+        print(markdown(rows[-1]), flush=True)
+    if options.json:
+        stamp = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit()}
+        options.json.write_text(json.dumps({**stamp, "rows": rows}, indent=1) + "\n")
+
+
+def run(job: Path, seed: int, data_root: Path | None) -> dict[str, Any]:
+    """One study's figures: accuracies in percent on the target's test split, seconds."""
+    config = seeded(load_study_config(job), seed)
+    study = Study(config, data_root=data_root)
+    started = time.monotonic()
+    choice = study.run()
+    oracles = [
+        100 * end.oracle["test"]
+        for record, _, end in results.trial_table(study.store)
+        if end.oracle and end.state != "failed" and record.role == "search"
+    ]
+    return {
+        "seed": seed,
+        "trials": results.status(study.store)["trials"],
+        "none": 100 * choice["no_adaptation"]["oracle"]["test"],
+        "chosen": 100 * choice["oracle"]["test"],
+        "best": max(oracles),
+        "score": choice["score"],
+        "trial": choice["trial"]["name"],
+        "seconds": results.status(study.store)["elapsed_s"],
+        "seconds_now": time.monotonic() - started,
+    }
+
+
+def seeded(config: StudyConfig, seed: int) -> StudyConfig:
+    """The study under another seed, and in a folder of its own."""
+    search = config.search.model_copy(update={"seed": seed})
+    name = config.name if seed == config.search.seed else f"{config.name}-seed{seed}"
+    return config.model_copy(update={"search": search, "name": name})
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Mean and standard deviation over seeds of each figure."""
+    names = ("none", "chosen", "best", "seconds")
+    return {name: spread([run[name] for run in runs]) for name in names}
+
+
+def spread(values: list[float]) -> list[float]:
+    """[mean, standard deviation], the latter 0 for one value."""
+    return [statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0]
+
+
+def markdown(row: dict[str, Any]) -> str:
+    """One line of the README's table."""
+    cells = [f"{row[name][0]:.1f} ± {row[name][1]:.1f}" for name in ("none", "chosen", "best")]
+    seeds = " ".join(str(seed) for seed in row["seeds"])
+    return f"| `{row['job']}` ({seeds}) | {' | '.join(cells)} | {row['seconds'][0]:.0f} |"
+
+
+def commit() -> str:
+    """The commit that was measured."""
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
