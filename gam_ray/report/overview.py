@@ -113,7 +113,8 @@ def _draw_scatter(axes: Axes, overview: Overview) -> None:
             axes.annotate(
                 label,
                 (trial.final_score, 100 * trial.oracle),
-                xytext=(6, -10),
+                xytext=(-7, 5) if trial.chosen else (6, -10),
+                ha="right" if trial.chosen else "left",
                 textcoords="offset points",
                 color=trial.colour,
             )

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -382,10 +383,7 @@ def _ray(address: str | None) -> Iterator[None]:
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if address is None:
-        # Others on this machine can reach Ray's ports: let only who knows the token in.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if os.environ["RAY_AUTH_MODE"] == "token":
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        _set_auth_mode()
     import ray
 
     own = {"include_dashboard": False, "object_store_memory": 256 * 2**20}
@@ -400,6 +398,19 @@ def _ray(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _set_auth_mode() -> None:
+    """Let only who knows a token reach the ports of a Ray of our own, unless the user says else.
+
+    Ray reads the mode once, when it is imported. Where it was imported before, its default
+    stands, said explicitly so that the processes it starts do the same.
+    """
+    if "ray" in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token":
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @contextmanager
