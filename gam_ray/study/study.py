@@ -114,14 +114,15 @@ class Study:
                 check = executor.submit(self._check_settings)
                 with _ray(address):
                     check.result()
-                    return self._run(listener)
+                    self._run(listener)
+            return results.best(self.store)
 
-    def _run(self, listener: Listener | None) -> dict[str, Any]:
+    def _run(self, listener: Listener | None) -> None:
         plan = self._plan()
         _tell(listener, {"plan": str(plan)})
         with self._recorded(), self._tracked():
             self._search(plan, listener)
-            return self._choose()
+            self._choose()
 
     def _check_folder(self) -> None:
         known = self.store.read("study")
@@ -313,10 +314,10 @@ class Study:
         )
         tuner.fit()
 
-    def _choose(self) -> dict[str, Any]:
+    def _choose(self) -> None:
         """Choose by the final scores, and write down the choice."""
         try:
-            choice = results.best(self.store)
+            choice = {**results.best(self.store), "state": "finished"}
         except ValueError as error:
             causes = {end.error for _, _, end in results.trial_table(self.store) if end.error}
             raise StudyError(f"{error}: {'; '.join(sorted(causes))}") from error
@@ -330,7 +331,6 @@ class Study:
         draw_overview(results.overview(self.store), picture)
         for file in (picture, self.store.folder / "study.json", self.store.folder / "result.json"):
             queue.append(ArtifactReady(None, str(file)))
-        return choice
 
 
 def _seeded(config: StudyConfig) -> StudyConfig:
