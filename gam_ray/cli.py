@@ -171,10 +171,11 @@ def ui(
         from gam_ray.config import StudyConfig
         from gam_ray.study.study import tracking_uri
 
-        content = _store(study, storage).read("study")
+        store = _store(study, storage)
+        content = store.read("study")
         if content is None:
             raise ValueError(f"no study {study!r}; give its folder, its name or its file")
-        uri = tracking_uri(StudyConfig.from_mapping(content["config"]))
+        uri = tracking_uri(StudyConfig.from_mapping(content["config"]), store.folder)
         if uri.startswith("http"):
             out.print(f"the study is tracked at {uri}")
             return

@@ -144,7 +144,7 @@ class Study:
         config = self.config
         return MLflowSink(
             self.store.tracking,
-            tracking_uri=tracking_uri(config),
+            tracking_uri=tracking_uri(config, self.store.folder),
             experiment=config.tracking.experiment or config.name,
             study=config.name,
         )
@@ -325,7 +325,8 @@ class Study:
         queue = TrackingQueue(self.store.tracking)
         key = choice["trial"]["key"]
         queue.append(TagsSet(key, {"gam_ray.chosen": "yes"}))
-        queue.append(TagsSet(None, {"gam_ray.chosen": choice["trial"]["name"]}))
+        tags = {"gam_ray.chosen": choice["trial"]["name"], "mlflow.note.content": _note(choice)}
+        queue.append(TagsSet(None, tags))
         queue.append(MetricsReported(None, 0, _headline(choice), _now_ms()))
         picture = self.store.folder / "overview.png"
         draw_overview(results.overview(self.store), picture)
@@ -353,9 +354,27 @@ def _headline(choice: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def tracking_uri(config: StudyConfig) -> str:
-    """Where the study is tracked: what the file says, else a SQLite file in its folder."""
-    return config.tracking.uri or f"sqlite:///{config.folder / 'mlflow.db'}"
+def _note(choice: dict[str, Any]) -> str:
+    """The description of a study's own run, which MLflow shows as Markdown."""
+    score, before = choice["score"], choice["no_adaptation"]
+    rows = [
+        ("no adaptation", before["score"], before["oracle"]),
+        (f"chosen: {choice['trial']['name']}", score["value"], choice["oracle"]),
+    ]
+    lines = [f"| trial | {score['name']} (label-free) | oracle: test accuracy |", "|---|---|---|"]
+    for name, value, oracle in rows:
+        cells = [name, _shown(value), _shown(oracle and oracle["test"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _shown(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{fraction:.3f}"
+
+
+def tracking_uri(config: StudyConfig, folder: Path) -> str:
+    """Where the study in `folder` is tracked: what its file says, else a SQLite file in there."""
+    return config.tracking.uri or f"sqlite:///{folder / 'mlflow.db'}"
 
 
 @contextmanager

@@ -155,3 +155,16 @@ class TestCommandLine:
 
     def test_version(self) -> None:
         assert self.call("--version").stdout.startswith("gam-ray ")
+
+    def test_ui_opens_the_database_in_the_study_s_folder_from_anywhere(
+        self,
+        study: tuple[StudyStore, StudyConfig],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        started: list[str] = []
+        monkeypatch.setattr(os, "execv", lambda _program, arguments: started.extend(arguments))
+        monkeypatch.chdir(tmp_path)
+        moved = study[0].folder.rename(tmp_path / "moved")
+        self.call("ui", "moved")
+        assert f"sqlite:///{moved / 'mlflow.db'}" in started
