@@ -22,6 +22,7 @@ from gam_ray.config import StudyConfig, TrialConfig, apply_settings
 from gam_ray.selection.consensus import Crowd
 from gam_ray.study.store import (
     EndRecord,
+    EndState,
     ReportRecord,
     Role,
     StudyStore,
@@ -153,7 +154,7 @@ class Broker:
             self._queue.append(_started(record, self._config))
         trial = self._trials[key]
         if self._closed and not trial.is_over:
-            self._end(trial, EndRecord("failed", _last_step(trial), 0.0, error=self._closed))
+            self._give_up(trial, self._closed)
         elif not trial.is_over and trial.lane is None and key not in self._waiting:
             self._waiting.append(key)
         await self._notify()
@@ -191,13 +192,20 @@ class Broker:
         }
 
     async def close(self, error: str | None = None) -> None:
-        """Let every lane end when it asks next; with an error, trials that are left fail."""
-        self._closed = error or ""
+        """Let every lane end when it asks next; with an error, trials that are left fail.
+
+        They fail for now: nothing of it is stored, so that the study can be taken up again.
+        """
+        self._closed = self._closed or error or ""
         if error is not None:
             for trial in self._trials.values():
                 if not trial.is_over:
-                    self._end(trial, EndRecord("failed", _last_step(trial), 0.0, error=error))
+                    self._give_up(trial, error)
         await self._notify()
+
+    async def error(self) -> str | None:
+        """Why the study was closed before its end, or None."""
+        return self._closed or None
 
     # What lanes call
 
@@ -327,13 +335,21 @@ class Broker:
 
     def _end(self, trial: _Trial, end: EndRecord) -> None:
         trial.files.write_end(end)
-        trial.state = end.state
-        trial.lane = None
-        if trial.record.key in self._waiting:
-            self._waiting.remove(trial.record.key)
+        self._release(trial, end.state)
         trial.events.append(_end_event(trial, end))
         for event in _ended(trial, end):
             self._queue.append(event)
+
+    def _release(self, trial: _Trial, state: EndState) -> None:
+        """Take a trial that is over from its lane, or from those that wait."""
+        trial.state = state
+        trial.lane = None
+        if trial.record.key in self._waiting:
+            self._waiting.remove(trial.record.key)
+
+    def _give_up(self, trial: _Trial, error: str) -> None:
+        self._release(trial, "failed")
+        trial.events.append(Event("failed", _last_step(trial), float("nan"), error=error))
 
     def _score_now(self, trial: _Trial) -> float:
         """The objective's value of a trial against today's crowd."""

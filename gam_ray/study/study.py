@@ -242,6 +242,9 @@ class Study:
             with _watch(broker, listener, self.config.search.trials + 2):
                 self._tune(broker, plan)
                 _wait_until_idle(broker)
+            error = ray.get(broker.error.remote())
+            if error:
+                raise StudyError(f"{error}; what ended is kept: run the study again to go on")
         finally:
             ray.get(broker.close.remote())
             for lane in lanes:

@@ -185,15 +185,20 @@ def test_a_new_broker_takes_up_what_is_on_storage(make_config: MakeConfig) -> No
 
 
 def test_an_error_ends_every_trial_that_is_left_and_later_ones(make_config: MakeConfig) -> None:
+    config = make_config()
+
     async def scenario() -> list[Any]:
-        broker = Broker(make_config(), ())
+        broker = Broker(config, ())
         key = await broker.submit({WEIGHT: 1.0})
         await broker.close("all lanes ended")
         late = await broker.submit({WEIGHT: 2.0})
         assert await broker.next_trial("lane-0", 1) == "close"
+        assert await broker.error() == "all lanes ended"
         return [await broker.next_event(k, 0, 1) for k in (key, late)]
 
     assert {event.error for event in run(scenario())} == {"all lanes ended"}
+    # Not for good: the next life of the study runs them.
+    assert not list(config.folder.glob("trials/*/end.json"))
 
 
 def test_silent_lanes_end_the_study(make_config: MakeConfig) -> None:
