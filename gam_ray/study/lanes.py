@@ -80,10 +80,12 @@ def work(settings: LaneSettings) -> None:
     import torch
     from ray.train.torch import get_device
 
-    from gam_ray.adaptation import broadcast_object, rank
+    from gam_ray.adaptation import broadcast_object, rank, world_size
 
     torch.set_num_threads(settings.threads)
     device = get_device()
+    # Asked now: once a worker died, the process group of the others may be gone.
+    alone = world_size() == 1
     while True:
         assignment = None
         if rank() == 0:
@@ -92,14 +94,14 @@ def work(settings: LaneSettings) -> None:
         if assignment == "close":
             return
         if assignment is not None:
-            _run_assignment(settings, assignment, device)
+            _run_assignment(settings, assignment, device, alone=alone)
 
 
-def _run_assignment(settings: LaneSettings, assignment: Any, device: Any) -> None:
+def _run_assignment(settings: LaneSettings, assignment: Any, device: Any, *, alone: bool) -> None:
     """Run one trial; errors that all workers raise alike end the trial and not the lane."""
     import ray
 
-    from gam_ray.adaptation import rank, world_size
+    from gam_ray.adaptation import rank
     from gam_ray.domains import DataMissingError
     from gam_ray.training.trial import Place, run_trial
 
@@ -113,7 +115,7 @@ def _run_assignment(settings: LaneSettings, assignment: Any, device: Any) -> Non
     except Exception as error:
         # Perhaps this worker's alone, with the others waiting for it in a collective: let the
         # group end and start anew.
-        ray.get(broker.fail.remote(lane, key, _cause(error), final=world_size() == 1))
+        ray.get(broker.fail.remote(lane, key, _cause(error), final=alone))
         raise
     else:
         oracle = outcome.oracle.to_mapping() if outcome.oracle else None
