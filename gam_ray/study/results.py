@@ -38,14 +38,9 @@ def final_scores(store: StudyStore, score: str) -> dict[str, float]:
     return {key: files.reports()[-1].metrics[f"score/{score}"] for key, files in ended.items()}
 
 
-def choose_trial(store: StudyStore, score: str) -> str:
-    """The key of the trial with the highest final score; no target label is looked at.
-
-    Raises:
-        ValueError: If no trial ended in order.
-    """
-    scores = final_scores(store, score)
-    return choose(Candidate(name, value) for name, value in scores.items()).name
+def _winner(scores: Mapping[str, float]) -> Candidate:
+    """The trial with the highest final score; no target label is looked at."""
+    return choose(Candidate(key, value) for key, value in scores.items())
 
 
 def best(store: StudyStore) -> dict[str, Any]:
@@ -64,7 +59,7 @@ def best(store: StudyStore) -> dict[str, Any]:
     scores = final_scores(store, score)
     if not scores:
         raise ValueError(f"no trial of {study['config']['name']} has ended in order yet")
-    key = choose(Candidate(name, value) for name, value in scores.items()).name
+    key = _winner(scores).name
     files = store.trial(key)
     record, end = files.record(), files.end()
     assert end is not None
@@ -128,7 +123,7 @@ def _best_so_far(store: StudyStore, score: str) -> dict[str, Any] | None:
     scores = final_scores(store, score)
     if not scores:
         return None
-    winner = choose(Candidate(name, value) for name, value in scores.items())
+    winner = _winner(scores)
     return {"trial": winner.name, "score": {"name": score, "value": winner.score}}
 
 
@@ -178,7 +173,8 @@ def overview(store: StudyStore) -> Overview:
     """A study as its picture shows it."""
     study = _study(store)
     config, score = study["config"], study["config"]["objective"]["score"]
-    scores, chosen = final_scores(store, score), choose_trial(store, score)
+    scores = final_scores(store, score)
+    chosen = _winner(scores).name
     trials = []
     for files in store.trials():
         record, end, reports = files.record(), files.end(), files.reports()

@@ -34,16 +34,6 @@ class TaskData:
         """Channels of an image."""
         return int(self.source_train.images.shape[1])
 
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """Split → SHA-256 of what is in it."""
-        return {
-            "source_train": self.source_train.fingerprint(),
-            "source_held_out": self.source_held_out.fingerprint(),
-            "target_train": self.target_train.fingerprint(),
-            "target_held_out": self.target_held_out.fingerprint(),
-        }
-
 
 @lru_cache(maxsize=2)
 def load_task(task: TaskConfig, data_root: Path | None) -> TaskData:
