@@ -1,11 +1,13 @@
 """What a domain is: images by split, with or without labels."""
 
+import difflib
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, get_args
+from types import MappingProxyType
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,6 +18,12 @@ Split = Literal["train", "held_out", "test"]
 `test` is the data set's own test part."""
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+Problem = Literal["classification", "segmentation"]
+"""What is to be said of an image: one class for all of it, or one for every pixel."""
+
+VOID = 255
+"""The label of a pixel that belongs to no class: it is neither trained on nor counted."""
 
 _PERMUTATION_SEED = 2018
 
@@ -54,11 +62,12 @@ class UnlabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images and the class of each.
+    """Images and the class of each, or of each of their pixels.
 
     Attributes:
         images: uint8 `[N, C, H, W]` in 0-255, N ≥ 1.
-        labels: int64 `[N]`, each 0 or more.
+        labels: For classification int64 `[N]`, each 0 or more. For segmentation uint8
+            `[N, H, W]`, each a class index or `VOID`, and not all of them `VOID`.
 
     Raises:
         ValueError: Images or labels are of another type, shape or range, or differ in number.
@@ -69,7 +78,7 @@ class LabelledImages:
 
     def __post_init__(self) -> None:
         _check_images(self.images)
-        _check_labels(self.labels, count=len(self.images))
+        _check_labels(self.labels, images=self.images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,9 +87,9 @@ class LabelledImages:
         """Return the SHA-256, in hex, of both tensors' shapes and bytes."""
         return _sha256(self.images, self.labels)
 
-    def take(self, indices: Tensor) -> Self:
+    def take(self, indices: Tensor) -> "LabelledImages":
         """Return the images and labels at `indices` (int64 `[M]`), in that order, copied."""
-        return type(self)(self.images[indices], self.labels[indices])
+        return LabelledImages(self.images[indices], self.labels[indices])
 
     def without_labels(self) -> UnlabelledImages:
         """Return the same images (the same memory) without their labels."""
@@ -93,14 +102,25 @@ class Domain(ABC):
     A domain whose images have labels is a `LabelledDomain`; one that has none derives from this
     class and defines `unlabelled` alone.
 
+    What else than `data_root` a domain's constructor takes by name, a study can say of it:
+    `size`, `classes` and `argument`, each as `load_domain` describes it. What has no default must
+    be said; what the constructor does not take is refused.
+
     Attributes:
-        name: The name it was registered under (`register_domain` sets it).
-        class_names: The classes' names; label k is the k-th.
-        image_shape: `(C, H, W)` of every image.
+        name: The name it was registered under (`register_domain` sets it); of a domain loaded
+            with an argument, `name:argument`.
+        problem: What its labels say.
+        class_names: The classes' names; label k is the k-th. Empty where a domain has neither
+            labels nor names: as a target it takes the source's (`load_pair` sets them).
+        class_lists: Class names by the name of the list, such as `camvid-11`, in order of
+            preference, where a domain's constructor lets one choose among them (`classes`).
+        image_shape: `(C, H, W)` of every image; known once the domain is constructed.
     """
 
     name: str
+    problem: Problem = "classification"
     class_names: tuple[str, ...]
+    class_lists: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     image_shape: tuple[int, int, int]
 
     def __init__(self, data_root: Path) -> None:
@@ -158,13 +178,19 @@ class LabelledDomain(Domain):
         return self.labelled(split).without_labels()
 
     def _check(self, part: LabelledImages) -> None:
+        problem = "segmentation" if part.labels.ndim == 3 else "classification"
+        if problem != self.problem:
+            raise ValueError(
+                f"Domain {self.name!r} is one of {self.problem}, but loaded labels of {problem}: "
+                f"{part.labels.dtype} {list(part.labels.shape)}. Correct its problem or its labels."
+            )
         shape = tuple(part.images.shape[1:])
         if shape != self.image_shape:
             raise ValueError(
                 f"Domain {self.name!r} promises images of shape {self.image_shape}, but loaded "
                 f"{shape}. Correct its image_shape or resize the images as they are loaded."
             )
-        largest = int(part.labels.max())
+        largest = int(part.labels.masked_fill(_is_void(part.labels), 0).max())
         if largest >= len(self.class_names):
             raise ValueError(
                 f"Domain {self.name!r} names {len(self.class_names)} classes, so its labels end at "
@@ -177,6 +203,12 @@ def check_split(split: str) -> None:
     """Raise ValueError unless `split` is one of `SPLITS`."""
     if split not in SPLITS:
         raise ValueError(f"A split is one of {', '.join(SPLITS)}; this one is {split!r}.")
+
+
+def did_you_mean(written: str, known: Iterable[str]) -> str:
+    """Return a sentence, after a space, that offers the nearest known name; or nothing."""
+    near = difflib.get_close_matches(written.lower(), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def fixed_permutation(length: int) -> Tensor:
@@ -230,17 +262,29 @@ def _check_images(images: Tensor) -> None:
         )
 
 
-def _check_labels(labels: Tensor, *, count: int) -> None:
-    if labels.dtype != torch.int64 or labels.shape != (count,):
+def _check_labels(labels: Tensor, *, images: Tensor) -> None:
+    of_images = labels.dtype == torch.int64 and labels.shape == images.shape[:1]
+    of_pixels = labels.dtype == torch.uint8 and labels.shape == images[:, 0].shape
+    if not (of_images or of_pixels):
         raise ValueError(
-            f"Labels are an int64 tensor [{count}], one for each image, but these are "
-            f"{labels.dtype} of shape {tuple(labels.shape)}. Give one class index an image."
+            f"Labels are an int64 tensor {list(images.shape[:1])}, one for each image, or a uint8 "
+            f"tensor {list(images[:, 0].shape)}, one for each pixel, but these are {labels.dtype} "
+            f"of shape {tuple(labels.shape)}. Give one class index an image or a pixel."
         )
     smallest = int(labels.min())
     if smallest < 0:
         raise ValueError(
             f"Labels are class indices from 0, but one is {smallest}. Number the classes from 0."
         )
+    if of_pixels and smallest == VOID:
+        raise ValueError(
+            f"Some pixels have a class, but in all {len(labels)} of these images every pixel is "
+            f"void ({VOID}). Check the folder of the labels and how their ids are mapped."
+        )
+
+
+def _is_void(labels: Tensor) -> Tensor:
+    return labels == VOID if labels.dtype == torch.uint8 else torch.zeros_like(labels).bool()
 
 
 def _sha256(*tensors: Tensor) -> str:

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gam_ray.domains import (
+    VOID,
     Domain,
     LabelledDomain,
     LabelledImages,
     LabelsMissingError,
+    Problem,
     UnlabelledImages,
     carve_held_out,
     fixed_permutation,
@@ -56,6 +58,10 @@ def test_images_of_another_type_shape_or_range_are_refused(images: Tensor, messa
         (torch.zeros(6, 1, dtype=torch.int64), r"shape \(6, 1\)"),
         (torch.zeros(6), "torch.float32"),
         (torch.arange(6) - 1, "from 0, but one is -1"),
+        (torch.zeros(6, dtype=torch.uint8), r"uint8 tensor \[6, 4, 4\].*torch.uint8 of shape"),
+        (torch.zeros(6, 4, 4, dtype=torch.int64), r"torch.int64 of shape \(6, 4, 4\)"),
+        (torch.zeros(6, 4, 5, dtype=torch.uint8), r"shape \(6, 4, 5\)"),
+        (torch.full((6, 4, 4), VOID, dtype=torch.uint8), "all 6 of these .* every pixel is void"),
     ],
 )
 def test_labels_of_another_type_number_or_range_are_refused(labels: Tensor, message: str) -> None:
@@ -130,6 +136,42 @@ class Labelled(LabelledDomain):
     def _load(self, split: str) -> dict[str, LabelledImages]:
         self.loads += 1
         return {split: some_part()}
+
+
+class Outlines(LabelledDomain):
+    """A domain of one class and void; its first image is void throughout."""
+
+    name, class_names, image_shape = "outlines", ("a",), (1, 4, 4)
+    problem: Problem = "segmentation"
+    largest = 0
+
+    def _load(self, split: str) -> dict[str, LabelledImages]:
+        labels = torch.full((6, 4, 4), VOID, dtype=torch.uint8)
+        labels[1:, 2] = self.largest
+        return {split: LabelledImages(some_images(), labels)}
+
+
+def test_pixels_may_be_void_and_an_image_too() -> None:
+    labels = Outlines(Path("anywhere")).labelled("train").labels
+    assert labels.unique().tolist() == [0, VOID]
+
+
+@pytest.mark.parametrize("largest", [1, VOID - 1])
+def test_a_pixel_of_no_class_and_not_void_is_refused(
+    largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Outlines, "largest", largest)
+    with pytest.raises(ValueError, match=f"1 classes, so .* end at 0, but one is {largest}"):
+        Outlines(Path("anywhere")).labelled("train")
+
+
+@pytest.mark.parametrize(("domain", "problem"), [(Outlines, "classification"), (Labelled, "seg")])
+def test_labels_are_of_the_domain_s_problem(
+    domain: type[Domain], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain, "problem", problem)
+    with pytest.raises(ValueError, match=f"is one of {problem}, but loaded labels of "):
+        domain(Path("anywhere")).labelled("train")
 
 
 def test_a_domain_without_labels_says_so() -> None:
