@@ -2,10 +2,23 @@
 
 from gam_ray.networks.base import (
     MatchableNetwork,
+    NetworkWeights,
+    WeightsUnavailableError,
     build_network,
     network_names,
     register_network,
 )
+from gam_ray.networks.erfnet import ERFNet, ERFNetEncoder
 from gam_ray.networks.lenet import LeNet
 
-__all__ = ["LeNet", "MatchableNetwork", "build_network", "network_names", "register_network"]
+__all__ = [
+    "ERFNet",
+    "ERFNetEncoder",
+    "LeNet",
+    "MatchableNetwork",
+    "NetworkWeights",
+    "WeightsUnavailableError",
+    "build_network",
+    "network_names",
+    "register_network",
+]
