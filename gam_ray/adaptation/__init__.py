@@ -1,5 +1,10 @@
 """General activation matching (Huang, Huang and Krähenbühl, ECCV 2018) in plain torch."""
 
+from gam_ray.adaptation.batch_norm import (
+    SharedBatchNorm,
+    adapt_batch_norm,
+    share_batch_norm,
+)
 from gam_ray.adaptation.collectives import (
     broadcast_object,
     gather_rows,
@@ -13,36 +18,51 @@ from gam_ray.adaptation.moments import (
     ChannelMatching,
     Moments,
     layer_moments,
+    layers_to_match,
     match_network,
     remeasure,
     restore_matching,
+    train_mode,
 )
-from gam_ray.adaptation.objectives import GANLoss, LeastSquaresLoss, drift
+from gam_ray.adaptation.objectives import (
+    ADVERSARIAL_LOSSES,
+    GANLoss,
+    InvertedLabelsLoss,
+    LeastSquaresLoss,
+    drift,
+)
 from gam_ray.adaptation.step import GeneralMatching, HealthMeter, Players
 from gam_ray.adaptation.taps import TappedNetwork, Taps, choose_layers
 
 __all__ = [
+    "ADVERSARIAL_LOSSES",
     "ChannelMatching",
     "Discriminators",
     "GANLoss",
     "GeneralMatching",
     "HealthMeter",
+    "InvertedLabelsLoss",
     "LeastSquaresLoss",
     "Moments",
     "Players",
+    "SharedBatchNorm",
     "TappedNetwork",
     "Taps",
+    "adapt_batch_norm",
     "broadcast_object",
     "build_discriminator",
     "choose_layers",
     "drift",
     "gather_rows",
     "layer_moments",
+    "layers_to_match",
     "match_network",
     "rank",
     "remeasure",
     "restore_matching",
     "shard",
+    "share_batch_norm",
     "sum_over_workers",
+    "train_mode",
     "world_size",
 ]

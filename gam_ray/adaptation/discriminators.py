@@ -11,17 +11,18 @@ MAP_WIDTH = 64
 VECTOR_WIDTH = 500
 
 
-def build_discriminator(shape: torch.Size) -> nn.Module:
+def build_discriminator(shape: torch.Size, *, outputs: int = 1) -> nn.Module:
     """A discriminator for activations of one layer, with fresh weights.
 
     Vectors [N, K] get the authors' multilayer perceptron (500, 500, ReLU). Maps [N, K, H, W]
-    get three convolutions that end in one logit for each location of about a quarter of the
+    get three convolutions that end in a judgement for each location of about a quarter of the
     map's side: a map is judged patch by patch, so that every patch is an example and the
     discriminator cannot learn whole images by heart; strides keep it cheaper than the layers
     it judges. What the paper takes for maps is unknown.
 
-    One logit, positive for source, stands for the authors' two outputs with a softmax: only
-    the difference of those two matters.
+    Args:
+        shape: Of the activation; only the channels matter.
+        outputs: 1, positive for source; or 2, target and source, as in the authors' code.
 
     Raises:
         ValueError: If the activation is neither a vector nor a map.
@@ -32,7 +33,7 @@ def build_discriminator(shape: torch.Size) -> nn.Module:
             nn.ReLU(),
             nn.Linear(VECTOR_WIDTH, VECTOR_WIDTH),
             nn.ReLU(),
-            nn.Linear(VECTOR_WIDTH, 1),
+            nn.Linear(VECTOR_WIDTH, outputs),
         )
     if len(shape) == 4:
         return nn.Sequential(
@@ -40,7 +41,7 @@ def build_discriminator(shape: torch.Size) -> nn.Module:
             nn.LeakyReLU(0.2),
             nn.Conv2d(MAP_WIDTH, MAP_WIDTH, 3, stride=2, padding=1),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(MAP_WIDTH, 1, 1),
+            nn.Conv2d(MAP_WIDTH, outputs, 1),
         )
     raise ValueError(f"an activation must be [N, K] or [N, K, H, W], but got {tuple(shape)}")
 
@@ -57,5 +58,5 @@ class Discriminators(nn.Module):
         self.by_layer = nn.ModuleDict(by_layer)
 
     def forward(self, activations: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Layer name → logits [N, 1] or [N, 1, h, w], positive for source."""
+        """Layer name → logits [N, outputs] or [N, outputs, h, w]."""
         return {name: self.by_layer[name](value) for name, value in activations.items()}

@@ -5,7 +5,8 @@ For layer i and channel k the paper (ECCV 2018) matches in closed form::
     Â^t = α A^t + β,   α = σ^s / σ^t,   β = μ^s − α μ^t
 
 with mean μ and standard deviation σ over batch and pixels, layer by layer: the target
-moments of layer i are measured with layers 1 … i−1 already matched.
+moments of layer i are measured with layers 1 … i−1 already matched. A layer that has BatchNorm
+is matched by AdaBN instead, which the paper lets stand in for the closed form.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gam_ray.adaptation.batch_norm import (
+    adapt_batch_norm,
+    batch_moments,
+    batch_norms,
+    channels_last,
+)
 from gam_ray.adaptation.collectives import sum_over_workers, world_size
 from gam_ray.adaptation.taps import Taps
 
@@ -45,7 +52,7 @@ class MomentsMeter:
 
     def add(self, activation: Tensor) -> None:
         """Count in this worker's activation, [N, K] or [N, K, H, W]."""
-        values = _channels_last(activation.detach()).double()
+        values = channels_last(activation.detach()).double()
         if self._shift is None or self._sums is None:
             self._shift = sum_over_workers(values.mean(0)) / world_size()
             self._sums = values.new_zeros(3, values.shape[1])
@@ -60,25 +67,6 @@ class MomentsMeter:
         count, first, second = sum_over_workers(self._sums)
         variance = (second / count - (first / count).square()).clamp(min=0)
         return Moments(mean=self._shift + first / count, std=variance.sqrt())
-
-
-def _channels_last(activation: Tensor) -> Tensor:
-    """[N, K, …] → [N·…, K]."""
-    return activation.movedim(1, -1).reshape(-1, activation.shape[1])
-
-
-def _batch_moments(activation: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [K] of one batch over all workers, differentiable.
-
-    One reduction for both; sums around `centre` [K], a value near the mean that all workers
-    share, lose no digits.
-    """
-    values = _channels_last(activation) - centre
-    count = len(values) * world_size()
-    sums = sum_over_workers(torch.stack([values.sum(0), values.square().sum(0)]))
-    first, second = sums / count
-    variance = (second - first.square()).clamp(min=0)
-    return centre + first, (variance + SMALLEST_STD**2).sqrt()
 
 
 class ChannelMatching(nn.Module):
@@ -119,7 +107,8 @@ class ChannelMatching(nn.Module):
         """α A + β for an activation [N, K] or [N, K, H, W]."""
         mean, std = self.target_mean, self.target_std
         if self.training and self.momentum > 0:
-            mean, std = _batch_moments(activation, self.target_mean)
+            mean, variance, _ = batch_moments(activation, self.target_mean)
+            std = (variance + SMALLEST_STD**2).sqrt()
             self.target_mean.lerp_(mean.detach(), self.momentum)
             self.target_std.lerp_(std.detach(), self.momentum)
         scale, shift = self._affine(mean, std)
@@ -160,38 +149,50 @@ def match_network(
     *,
     momentum: float = 0.0,
 ) -> None:
-    """Insert a matching behind each layer, measured with the layers before already matched.
+    """Match every layer in closed form: by AdaBN where it has BatchNorm, else by a matching.
 
-    One pass over the target data a layer, in evaluation mode. The matchings become the
-    submodule ``target.matching``, so that they travel with the network's state and device.
+    BatchNorm takes one pass over the target data; then, for each layer without it, a pass with
+    the layers before already matched, in evaluation mode. The matchings become the submodule
+    ``target.matching``, so that they travel with the network's state and device.
 
     Args:
         target: The target network, changed in place; its training mode is restored.
         target_layers: Layer name → submodule of `target`, in the order of the forward pass.
-        source_moments: Of the source network on source data, for the same names.
-        target_batches: Called once a layer, gives this worker's float images [N, C, H, W].
-        momentum: As in `ChannelMatching`.
+        source_moments: Of the source network on source data, for `layers_to_match` at least.
+        target_batches: Called for each pass, gives this worker's float images [N, C, H, W].
+        momentum: As in `ChannelMatching`; BatchNorm gets it too, where it is above zero.
     """
-    for name, layer in target_layers.items():
+    if norms := batch_norms(target):
+        adapt_batch_norm(target, target_batches())
+        for norm in norms:
+            norm.momentum = momentum or norm.momentum
+    for name, layer in layers_to_match(target_layers).items():
         measured = layer_moments(target, {name: layer}, target_batches())[name]
         dtype = next(target.parameters()).dtype
         matching = ChannelMatching(source_moments[name], measured, momentum=momentum, dtype=dtype)
         _insert(target, name, layer, matching)
 
 
+def layers_to_match(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """The layers that get a `ChannelMatching`: those without BatchNorm inside."""
+    return {name: layer for name, layer in layers.items() if not batch_norms(layer)}
+
+
 def remeasure(
     target: nn.Module, target_layers: Mapping[str, nn.Module], target_batches: Batches
 ) -> None:
-    """Take the target moments of all matchings anew, layer by layer over whole passes.
+    """Take the target moments of all matchings and BatchNorms anew, over whole passes.
 
     What a running average keeps lags behind the weights; evaluation wants what is true now.
-    Nothing happens to a network without matchings.
+    For a network that `match_network` matched.
 
     Args:
         target: Changed in place; its training mode is restored.
         target_layers: Layer name → submodule of `target`, in the order of the forward pass.
-        target_batches: Called once a layer, gives this worker's float images [N, C, H, W].
+        target_batches: Called for each pass, gives this worker's float images [N, C, H, W].
     """
+    if batch_norms(target):
+        adapt_batch_norm(target, target_batches())
     matchings: nn.ModuleDict = getattr(target, "matching", nn.ModuleDict())
     for name in target_layers:
         if name in matchings:
@@ -199,6 +200,19 @@ def remeasure(
             assert isinstance(matching, ChannelMatching)
             layer = {name: target_layers[name]}
             matching.correct(layer_moments(target, layer, target_batches())[name])
+
+
+def train_mode(network: nn.Module, *, statistics: bool) -> None:
+    """Set a network to training; BatchNorms and matchings only if `statistics`.
+
+    Without, they use the moments they have kept, as in evaluation.
+    """
+    network.train()
+    for norm in batch_norms(network):
+        norm.train(statistics)
+    for module in network.modules():
+        if isinstance(module, ChannelMatching):
+            module.train(statistics)
 
 
 @torch.no_grad()
@@ -237,8 +251,10 @@ def restore_matching(
         network: Freshly built, changed in place.
         layers: Layer name → submodule of `network`.
         state: A ``state_dict`` of a network that `match_network` changed, or did not.
-        momentum: As in `ChannelMatching`.
+        momentum: As in `match_network`.
     """
+    for norm in batch_norms(network):
+        norm.momentum = momentum or norm.momentum
     for name, layer in layers.items():
         prefix = f"matching.{name}."
         if f"{prefix}source_mean" not in state:

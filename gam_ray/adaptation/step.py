@@ -1,8 +1,8 @@
 """One step of general activation matching, Eq. 3 of the paper.
 
-The target network minimises ``‖θs − θt‖² + λ Σ_i J(P(A_i^s), P(A_i^t))``, where J is judged
-by one discriminator a layer; both players step together, each against the other as it was
-before the step, as in the authors' digits code.
+The target network minimises ``‖θs − θt‖² + Σ_i λ_i J(P(A_i^s), P(A_i^t))``, where J is judged
+by one discriminator a layer (Eq. 3 has one λ, the authors' digits code one a layer); both players
+step together, each against the other as it was before the step, as in that code.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
 
 from gam_ray.adaptation.collectives import sum_over_workers, world_size
 from gam_ray.adaptation.discriminators import Discriminators
-from gam_ray.adaptation.objectives import ADVERSARIAL_LOSSES, DECISION_BOUNDARY, drift
+from gam_ray.adaptation.objectives import ADVERSARIAL_LOSSES, drift
 from gam_ray.adaptation.taps import TappedNetwork
 
 
@@ -52,19 +53,27 @@ class GeneralMatching:
 
     Args:
         players: What is stepped.
-        weight: λ, the weight of each layer's adversarial loss; at least 0.
-        adversary: ``gan`` or ``lsgan``.
-        drift_weight: Weight of ‖θs − θt‖²; 1 is Eq. 3, 0 leaves it out.
+        weights: Layer name → λ_i of its adversarial loss, at least 0, for every chosen layer.
+            Both players' shares of J_i have this weight, as in the authors' code.
+        adversary: A key of `ADVERSARIAL_LOSSES`: ``gan``, ``inverted`` or ``lsgan``.
+        drift_weight: Weight of the drift; 1 is Eq. 3, 0 leaves it out.
+        drift_reduction: ``sum`` (Eq. 3) or ``mean``; see `objectives.drift`.
     """
 
     def __init__(
-        self, players: Players, *, weight: float, adversary: str, drift_weight: float
+        self,
+        players: Players,
+        *,
+        weights: Mapping[str, float],
+        adversary: str,
+        drift_weight: float,
+        drift_reduction: str = "sum",
     ) -> None:
         self._players = players
-        self._weight = weight
+        self._weights = dict(weights)
         self._drift_weight = drift_weight
+        self._drift_reduction = drift_reduction
         self._loss = ADVERSARIAL_LOSSES[adversary]
-        self._boundary = DECISION_BOUNDARY[adversary]
         self._source = TappedNetwork(players.source, players.source_layers)
         tapped = TappedNetwork(players.target, players.target_layers)
         # Without drift, parameters behind the last chosen layer get no gradient.
@@ -80,9 +89,11 @@ class GeneralMatching:
 
         Returns:
             What the step saw, as scalars of this worker, detached: ``loss/target``,
-            ``loss/drift``, and for each layer ``loss/discriminator/L``,
-            ``loss/adversarial/L``, ``accuracy/source/L`` and ``accuracy/target/L``, the
-            shares of activations that its discriminator placed right.
+            ``loss/drift``, ``gradient_norm/target``, and for each layer L
+            ``loss/discriminator/L``, ``loss/adversarial/L`` (both without λ),
+            ``loss_ratio/L`` (the second by the first; 1 where the two cannot be told apart),
+            ``gradient_norm/L`` of its discriminator (λ as well), and ``accuracy/source/L`` and
+            ``accuracy/target/L``, the shares of activations that it placed right.
         """
         players = self._players
         with torch.no_grad():
@@ -92,11 +103,30 @@ class GeneralMatching:
         target_loss, adversarial = self._target_loss(target)
         players.target_optimizer.zero_grad(set_to_none=True)
         players.discriminator_optimizer.zero_grad(set_to_none=True)
-        judging_loss = torch.stack(list(discriminator_losses.values())).sum()
+        judging_loss = self._weighted(discriminator_losses)
         torch.autograd.backward([judging_loss, target_loss])
+        norms = self._gradient_norms()
         players.discriminator_optimizer.step()
         players.target_optimizer.step()
-        return {name: value.detach() for name, value in {**health, **adversarial}.items()}
+        ratios = {
+            f"loss_ratio/{name}": adversarial[f"loss/adversarial/{name}"] / loss
+            for name, loss in discriminator_losses.items()
+        }
+        seen = {**health, **adversarial, **ratios, **norms}
+        return {name: value.detach() for name, value in seen.items()}
+
+    def _weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([self._weights[name] * loss for name, loss in losses.items()]).sum()
+
+    def _gradient_norms(self) -> dict[str, Tensor]:
+        """Length of each player's gradient over all its parameters."""
+        modules = {"target": self._players.target, **self._players.discriminators.by_layer}
+        return {
+            f"gradient_norm/{name}": get_total_norm(
+                [p.grad for p in module.parameters() if p.grad is not None]
+            )
+            for name, module in modules.items()
+        }
 
     def _judge(
         self, source: dict[str, Tensor], target: dict[str, Tensor]
@@ -107,8 +137,11 @@ class GeneralMatching:
             on_source, on_target = logits.chunk(2)
             losses[name] = self._loss.discriminator(on_source, on_target)
             health[f"loss/discriminator/{name}"] = losses[name]
-            health[f"accuracy/source/{name}"] = (on_source > self._boundary).float().mean()
-            health[f"accuracy/target/{name}"] = (on_target <= self._boundary).float().mean()
+            for side, right in (
+                ("source", self._loss.says_source(on_source)),
+                ("target", ~self._loss.says_source(on_target)),
+            ):
+                health[f"accuracy/{side}/{name}"] = right.float().mean()
         return losses, health
 
     def _target_loss(self, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -117,8 +150,12 @@ class GeneralMatching:
         judges = {name: value.detach() for name, value in players.discriminators.named_parameters()}
         logits = functional_call(players.discriminators, judges, (target,))
         losses = {name: self._loss.target(value) for name, value in logits.items()}
-        total = self._weight * torch.stack(list(losses.values())).sum()
-        distance = drift(players.source.parameters(), players.target.parameters())
+        total = self._weighted(losses)
+        distance = drift(
+            players.source.parameters(),
+            players.target.parameters(),
+            reduction=self._drift_reduction,
+        )
         if self._drift_weight > 0:
             total = total + self._drift_weight * distance
         health = {f"loss/adversarial/{name}": value for name, value in losses.items()}
@@ -138,15 +175,19 @@ class HealthMeter:
             self._sums[name] = self._sums[name] + value if self._steps else value
         self._steps += 1
 
-    def take(self) -> dict[str, float]:
-        """The means since the last call, over all workers; the meter starts anew."""
+    def means(self) -> dict[str, float]:
+        """The means since the last `take`, over all workers."""
         if not self._steps:
             return {}
         totals = torch.stack([value.double() for value in self._sums.values()])
         means = sum_over_workers(totals) / (world_size() * self._steps)
-        result = dict(zip(self._sums, means.tolist(), strict=True))
+        return dict(zip(self._sums, means.tolist(), strict=True))
+
+    def take(self) -> dict[str, float]:
+        """`means`, after which the meter starts anew."""
+        means = self.means()
         self._sums, self._steps = {}, 0
-        return result
+        return means
 
 
 def _data_parallel(module: nn.Module, *, find_unused_parameters: bool) -> nn.Module:

@@ -21,6 +21,8 @@ from gam_ray.config.study import (
 )
 from gam_ray.config.trial import (
     AdaptationConfig,
+    AugmentationConfig,
+    FineTuningConfig,
     MomentsConfig,
     OptimizerConfig,
     PretrainingConfig,
@@ -30,9 +32,11 @@ from gam_ray.config.trial import (
 
 __all__ = [
     "AdaptationConfig",
+    "AugmentationConfig",
     "ChoiceParameter",
     "ConfigError",
     "ConfigModel",
+    "FineTuningConfig",
     "MomentsConfig",
     "ObjectiveConfig",
     "OptimizerConfig",

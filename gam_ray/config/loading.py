@@ -22,7 +22,7 @@ from gam_ray.config.space import (
     unknown_name,
 )
 from gam_ray.config.study import StudyConfig
-from gam_ray.config.trial import TaskConfig, TrialConfig
+from gam_ray.config.trial import FORMS, TaskConfig, TrialConfig
 
 Path_ = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -110,7 +110,7 @@ def load_study_config(file: Path | str) -> StudyConfig:
         ConfigError: Naming all problems of the study file and of its space file.
     """
     document = _read(Path(file))
-    problems: list[Problem] = []
+    problems = _expand_form(document, ("trial", "adaptation"))
     space_document = _space_document(document, problems)
     if space_document is not document:
         document.data["space"] = {}
@@ -128,11 +128,27 @@ def load_trial_config(file: Path | str) -> TrialConfig:
         ConfigError: Naming all problems of the file.
     """
     document = _read(Path(file))
-    problems: list[Problem] = []
+    problems = _expand_form(document, ("adaptation",))
     trial = _validate(TrialConfig, document, problems)
-    if trial is None:
+    if trial is None or problems:
         raise ConfigError(problems)
     return trial
+
+
+def _expand_form(document: _Document, path: tuple[str, ...]) -> list[Problem]:
+    """Replace ``form`` by the settings it stands for; those that are written out win."""
+    node: Any = document.data
+    for name in path:
+        node = node.get(name) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or "form" not in node:
+        return []
+    form = node.pop("form")
+    if form not in FORMS:
+        message = unknown_name("form", str(form), tuple(FORMS))
+        return [document.problem((*path, "form"), message)]
+    for name, value in FORMS[form].items():
+        node.setdefault(name, value)
+    return []
 
 
 def _read(file: Path) -> _Document:

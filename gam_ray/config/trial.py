@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,21 @@ class TaskConfig(ConfigModel):
     """Name of the unlabelled target domain, such as ``usps``."""
     network: str = "lenet"
     """Name of the architecture that both networks share."""
+    size: tuple[Count, Count] | None = None
+    """Height and width to which image files are resized; by default the target's own. Digits
+    have one size and take none."""
+    classes: str | None = None
+    """Name of a class list such as ``camvid-11``, where a domain offers several; by default the
+    first of the target's that the source knows too."""
+
+
+class AugmentationConfig(ConfigModel):
+    """Random changes of training images, drawn for each image from the trial's seeds."""
+
+    flip: bool = False
+    """Mirror half of the images left to right; not for digits."""
+    crop: tuple[Count, Count] | None = None
+    """Height and width of a random crop; by default whole images."""
 
 
 class PretrainingConfig(ConfigModel):
@@ -30,6 +45,9 @@ class PretrainingConfig(ConfigModel):
     Defaults are those of the paper's digits experiments (Adam 1e-3, batch 128, L2 2.5e-5).
     """
 
+    weights: Literal["random", "imagenet"] = "random"
+    """Where training starts; ``imagenet`` downloads torchvision's weights, for networks that
+    have some."""
     steps: Count = 10_000
     """Optimizer steps."""
     batch_size: Count = 128
@@ -38,6 +56,10 @@ class PretrainingConfig(ConfigModel):
     """Adam's learning rate."""
     weight_decay: NonNegative = 2.5e-5
     """L2 weight of Adam."""
+    schedule: Literal["constant", "poly"] = "constant"
+    """Learning rate by step; ``poly``: times (1 − step/steps)^0.9, as segmentation has it."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Of the source images while the source network is trained."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the initial weights and of the batches."""
 
@@ -52,30 +74,78 @@ class MomentsConfig(ConfigModel):
     """Share of the newest batch in the running average; not used by ``initial``."""
 
 
+# Starting points of `adaptation`, as files name them by `form`. `release` is the authors' digits
+# code, whose Adam is OptimizerConfig's default.
+FORMS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "release": {
+        "layers": ["fc3", "fc4"],
+        "weight": 1.0,
+        "layer_weights": {"fc3": 0.1},
+        "adversary": "inverted",
+        "gaussian": False,
+        "drift": 1.0,
+        "drift_reduction": "mean",
+    },
+}
+
+
 class AdaptationConfig(ConfigModel):
-    """General activation matching, Eq. 3 of Huang, Huang and Krähenbühl (ECCV 2018)."""
+    """General activation matching, Eq. 3 of Huang, Huang and Krähenbühl (ECCV 2018).
+
+    The defaults are the equation as it is written. In a file, ``form: release`` sets what the
+    authors' digits code has in its place (0.1·J(fc3) + 1·J(fc4) + Σ over tensors of the mean of
+    (θs − θt)², no Gaussian matching, inverted labels), and what is written beside it wins.
+    """
 
     kind: Literal["none", "gaussian", "general"] = "general"
     """``none`` keeps the source network, ``gaussian`` only matches moments in closed form,
     ``general`` trains against discriminators."""
     weight: NonNegative = 0.1
     """λ: weight of the adversarial term of every chosen layer."""
+    layer_weights: dict[str, NonNegative] = Field(default_factory=dict)
+    """λ of single layers, by name, in place of `weight`; layers that are not chosen are
+    ignored, so that the layers can be searched as well."""
     layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("fc3", "fc4")
     """Layers whose activations a discriminator tells apart; names are the network's own."""
-    adversary: Literal["gan", "lsgan"] = "gan"
-    """``gan``: non-saturating; ``lsgan``: least squares."""
+    adversary: Literal["gan", "inverted", "lsgan"] = "gan"
+    """``gan``: non-saturating, one output; ``inverted``: the same objective as the authors' code
+    has it, two outputs and cross-entropy with inverted labels; ``lsgan``: least squares."""
     gaussian: bool = True
     """Start from the Gaussian-matched network, and pass matched activations to the
-    discriminators."""
+    discriminators. Without it, BatchNorm keeps the source's statistics."""
     moments: MomentsConfig = MomentsConfig()
     drift: NonNegative = 1.0
     """Weight of ‖θs − θt‖², the squared distance to the source network's parameters."""
+    drift_reduction: Literal["sum", "mean"] = "sum"
+    """``sum`` over all parameters (Eq. 3), or the sum over tensors of each one's ``mean``."""
 
     @model_validator(mode="after")
     def _layers_are_distinct(self) -> AdaptationConfig:
         if len(set(self.layers)) != len(self.layers):
             raise ValueError(f"layers must be distinct, but got {', '.join(self.layers)}")
         return self
+
+    def weight_of(self, layer: str) -> float:
+        """λ of one layer."""
+        return self.layer_weights.get(layer, self.weight)
+
+
+class FineTuningConfig(ConfigModel):
+    """Supervised training on a few labelled target images, after adaptation (Figure 6).
+
+    The one place where target labels train anything, and only if asked for: those of the first
+    `images` of the target's training split, in an order drawn from the trial's seed.
+    """
+
+    images: Count
+    """Labelled target images; the paper has 1, 10, 25 and 35."""
+    steps: Count = 200
+    """Optimizer steps."""
+    batch_size: Count = 16
+    """Images a step, over all workers."""
+    learning_rate: Positive = 1e-4
+    """Adam's learning rate."""
 
 
 class OptimizerConfig(ConfigModel):
@@ -102,8 +172,22 @@ class TrialConfig(ConfigModel):
     """Source images, and as many target images, a step, over all workers."""
     report_every: Count = 500
     """Steps between two reports; each evaluates the held-out splits and writes a checkpoint."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Of the images of both domains while the network adapts."""
+    fine_tuning: FineTuningConfig | None = None
+    """A last stage on a few labelled target images; by default there is none."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of every generator of the adaptation."""
+
+    @property
+    def adaptation_steps(self) -> int:
+        """Steps of general matching: none for the other kinds."""
+        return self.steps if self.adaptation.kind == "general" else 0
+
+    @property
+    def last_step(self) -> int:
+        """Step of the last report, fine-tuning counted on top of adaptation."""
+        return self.adaptation_steps + (self.fine_tuning.steps if self.fine_tuning else 0)
 
     def baseline(self, kind: Literal["none", "gaussian"]) -> TrialConfig:
         """The same task without adversaries: ``none`` or ``gaussian``, other settings default."""
@@ -111,5 +195,6 @@ class TrialConfig(ConfigModel):
             task=self.task,
             pretraining=self.pretraining,
             adaptation=AdaptationConfig(kind=kind),
+            fine_tuning=self.fine_tuning,
             seed=self.seed,
         )

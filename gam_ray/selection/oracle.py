@@ -6,29 +6,29 @@ no number, so handing it to a selecting function fails, in the type checker and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
-
-from torch import Tensor
 
 
 @dataclass(frozen=True, eq=True, order=False)
 class OracleReading:
-    """Accuracies of one model on labelled target splits.
+    """How right one model is on labelled target splits.
 
     Attributes:
-        accuracies: Split name (``train``, ``test``) → accuracy in [0, 1].
+        figures: Split name (``train``, ``test``) → accuracy, or mean IoU for segmentation, in
+            [0, 1]; and ``SPLIT/NAME`` → further figures of that split, in [0, 1].
     """
 
-    accuracies: dict[str, float]
+    figures: dict[str, float]
 
     def percent(self, split: str) -> str:
-        """The accuracy on `split` as text such as ``"71.4"``, for a column named oracle."""
-        return f"{100 * self.accuracies[split]:.1f}"
+        """The main figure of `split` as text such as ``"71.4"``, for a column named oracle."""
+        return f"{100 * self.figures[split]:.1f}"
 
     def to_mapping(self) -> dict[str, float]:
-        """Split name → accuracy, for storage."""
-        return dict(self.accuracies)
+        """Name → figure, for storage."""
+        return dict(self.figures)
 
     def __float__(self) -> NoReturn:
         raise TypeError("an oracle reading is no score: choosing by target labels is refused")
@@ -39,15 +39,16 @@ class OracleReading:
     __gt__ = __le__ = __ge__ = __lt__
 
 
-def read_oracle(splits: dict[str, tuple[Tensor, Tensor]]) -> OracleReading:
-    """Compare predictions with target labels.
+def read_oracle(splits: Mapping[str, Mapping[str, float]]) -> OracleReading:
+    """A reading of figures by split.
 
     Args:
-        splits: Split name → (probabilities [N, C], labels [N]).
+        splits: Split name → figures by name, the main one under ``""``.
     """
     return OracleReading(
         {
-            name: float((probabilities.argmax(1) == labels).double().mean())
-            for name, (probabilities, labels) in splits.items()
+            f"{split}/{name}" if name else split: value
+            for split, figures in splits.items()
+            for name, value in figures.items()
         }
     )

@@ -249,7 +249,7 @@ class Broker:
         if step not in trial.steps_seen:
             self._count(trial, step, metrics, predictions)
             await self._notify()
-        last = step >= _steps(trial.record.config)
+        last = step >= trial.record.config.last_step
         if step in self._rungs and not last and trial.record.role == "search":
             await self._wait_for(lambda: step in trial.decisions, DECISION_TIMEOUT_S)
         return not trial.stopped
@@ -267,7 +267,7 @@ class Broker:
         trial = self._trials[key]
         if trial.is_over:
             return
-        pruned = step < _steps(trial.record.config)
+        pruned = step < trial.record.config.last_step
         seconds = time.time() - trial.started
         self._end(trial, EndRecord("pruned" if pruned else "finished", step, seconds, None, oracle))
         await self._notify()
@@ -331,7 +331,7 @@ class Broker:
 
     def _report_event(self, trial: _Trial, step: int, metrics: dict[str, float]) -> Event:
         score = metrics[f"score/{self._config.objective.score}"]
-        return Event("report", step, score, last=step >= _steps(trial.record.config))
+        return Event("report", step, score, last=step >= trial.record.config.last_step)
 
     def _end(self, trial: _Trial, end: EndRecord) -> None:
         trial.files.write_end(end)
@@ -379,11 +379,6 @@ class Broker:
             self._changed.notify_all()
 
 
-def _steps(config: TrialConfig) -> int:
-    """Adaptation steps that a trial does if nothing stops it."""
-    return config.steps if config.adaptation.kind == "general" else 0
-
-
 def _last_step(trial: _Trial) -> int:
     return max(trial.steps_seen, default=0)
 
@@ -400,7 +395,7 @@ def _started(record: TrialRecord, config: StudyConfig) -> TrialStarted:
     params: dict[str, Any] = {}
     for path, value in settings.items():
         params[path] = "+".join(value) if isinstance(value, list | tuple) else value
-    params |= {"steps": _steps(record.config), "batch_size": record.config.batch_size}
+    params |= {"steps": record.config.last_step, "batch_size": record.config.batch_size}
     tags = {
         "gam_ray.role": record.role,
         "gam_ray.objective": config.objective.score,

@@ -15,7 +15,7 @@ def rungs(config: StudyConfig) -> tuple[int, ...]:
         return ()
     steps = config.schedule.min_steps
     found = []
-    while steps < config.trial.steps:
+    while steps < config.trial.last_step:
         found.append(steps)
         steps *= config.schedule.reduction_factor
     return tuple(found)
@@ -27,7 +27,7 @@ def build_scheduler(config: StudyConfig, broker: Any) -> TrialScheduler:
         return FIFOScheduler()
     asha = AsyncHyperBandScheduler(
         time_attr="step",
-        max_t=config.trial.steps,
+        max_t=config.trial.last_step,
         grace_period=config.schedule.min_steps,
         reduction_factor=config.schedule.reduction_factor,
     )

@@ -14,8 +14,9 @@ from gam_ray.domains import (
     Domain,
     LabelledImages,
     LabelsMissingError,
+    Split,
     UnlabelledImages,
-    load_domain,
+    load_pair,
 )
 
 
@@ -33,6 +34,17 @@ class TaskData:
     def in_channels(self) -> int:
         """Channels of an image."""
         return int(self.source_train.images.shape[1])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of every image."""
+        height, width = self.source_train.images.shape[-2:]
+        return height, width
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether labels are maps."""
+        return self.source_train.labels.dim() == 3
 
 
 @lru_cache(maxsize=2)
@@ -54,29 +66,25 @@ def load_task(task: TaskConfig, data_root: Path | None) -> TaskData:
 
 
 @lru_cache(maxsize=2)
-def load_oracle_test(task: TaskConfig, data_root: Path | None) -> LabelledImages | None:
-    """The target's labelled test split, for the oracle alone; None where there are no labels."""
+def load_target_labels(
+    task: TaskConfig, data_root: Path | None
+) -> dict[Split, LabelledImages] | None:
+    """The target's labelled train and test splits; None where there are no labels.
+
+    For the oracle, and for fine-tuning where a trial asks for it; for nothing that chooses.
+    """
+    _, target = _domains(task, data_root)
+    splits: tuple[Split, ...] = ("train", "test")
     try:
-        return load_domain(task.target, data_root=data_root).labelled("test")
+        return {split: target.labelled(split) for split in splits}
     except LabelsMissingError:
         return None
 
 
 def _domains(task: TaskConfig, data_root: Path | None) -> tuple[Domain, Domain]:
-    source = load_domain(task.source, data_root=data_root)
-    target = load_domain(task.target, data_root=data_root)
-    if source.image_shape != target.image_shape:
-        raise ValueError(
-            f"source and target images must have one shape, but {task.source} has "
-            f"{source.image_shape} and {task.target} has {target.image_shape}"
-        )
-    if source.class_names != target.class_names:
-        raise ValueError(
-            f"source and target must have the same classes, but {task.source} has "
-            f"{', '.join(source.class_names)} and {task.target} has "
-            f"{', '.join(target.class_names)}"
-        )
-    return source, target
+    return load_pair(
+        task.source, task.target, data_root=data_root, size=task.size, classes=task.classes
+    )
 
 
 def to_float(images: Tensor, device: torch.device | None = None) -> Tensor:

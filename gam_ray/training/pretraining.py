@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from gam_ray.adaptation import broadcast_object, rank, shard, sum_over_workers, world_size
+from gam_ray.adaptation import (
+    broadcast_object,
+    rank,
+    share_batch_norm,
+    sum_over_workers,
+)
 from gam_ray.config import PretrainingConfig, TaskConfig, derive_seed
 from gam_ray.networks import MatchableNetwork, build_network
+from gam_ray.training.augmentation import Augmentation, check_augmentation
 from gam_ray.training.checkpoints import load_checkpoint, save_checkpoint
-from gam_ray.training.data import IndexStream, TaskData, to_float
-from gam_ray.training.reports import DivergedError
+from gam_ray.training.data import TaskData
+from gam_ray.training.reports import DivergedError, Progress
+from gam_ray.training.supervised import Supervised
 
 # Raised whenever the same settings would give another network.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 # Longest wait for another trial group that trains the same network.
 LOCK_TIMEOUT_S = 3600.0
 PROGRESS_EVERY = 50
-
-Progress = Callable[[str, int, int], None]
+POLY_POWER = 0.9
 
 
 class SourceCache:
@@ -91,9 +95,14 @@ def _fresh_network(
 ) -> MatchableNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(pretraining.seed, "weights"))
-        return build_network(
-            task.network, in_channels=data.in_channels, classes=len(data.class_names)
+        network = build_network(
+            task.network,
+            in_channels=data.in_channels,
+            classes=len(data.class_names),
+            weights=pretraining.weights,
         )
+    share_batch_norm(network)
+    return network
 
 
 def train_source(
@@ -109,35 +118,39 @@ def train_source(
     Args:
         network: Trained in place; equal on all workers before and after.
         data: Of the task.
-        config: Steps, batch size, learning rate, L2.
+        config: Steps, batch size, learning rate, L2, schedule, augmentation.
         device: Where the network is.
         progress: Told every few steps.
 
     Raises:
         DivergedError: If the loss is no longer finite, checked every few steps.
     """
-    model: nn.Module = network.train()
-    if world_size() > 1:
-        model = DistributedDataParallel(network, broadcast_buffers=False)
+    check_augmentation("pretraining.augmentation", config.augmentation, data.image_size)
+    torch.manual_seed(derive_seed(config.seed, "noise", rank()))
+    network.train()
+    supervised = Supervised(
+        network, data.source_train, batch_size=config.batch_size, seed=config.seed, device=device
+    )
+    augmentation = Augmentation(config.augmentation, config.seed)
     optimizer = torch.optim.Adam(
         network.parameters(),
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         fused=True,
     )
-    train = data.source_train
-    stream = IndexStream(len(train), config.batch_size, derive_seed(config.seed, "batches"))
     for step in range(config.steps):
-        indices = shard(stream.batch(step))
-        loss = nn.functional.cross_entropy(
-            model(to_float(train.images[indices], device)), train.labels[indices].to(device)
-        )
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
+        if config.schedule == "poly":
+            optimizer.param_groups[0]["lr"] = config.learning_rate * poly(step, config.steps)
+        loss = supervised.step(step, optimizer, augmentation)
         if (step + 1) % PROGRESS_EVERY == 0 or step + 1 == config.steps:
             _check_loss(loss, step + 1)
             progress("training the source network", step + 1, config.steps)
+
+
+def poly(step: int, steps: int) -> float:
+    """(1 − step/steps)^0.9, the share of the learning rate that segmentation networks take."""
+    share: float = (1 - step / steps) ** POLY_POWER
+    return share
 
 
 def _check_loss(loss: Tensor, step: int) -> None:

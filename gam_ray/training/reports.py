@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,16 +10,20 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+# Told the stage, what is done of it, and its total.
+Progress = Callable[[str, int, int], None]
+
 
 @dataclass(frozen=True)
 class Report:
     """The state of a trial after `step` adaptation steps; its checkpoint is already written.
 
     Attributes:
-        step: Adaptation steps done.
+        step: Adaptation steps done; those of fine-tuning come on top.
         metrics: Losses, health and label-free scores by name, such as ``loss/target``,
             ``accuracy/source/fc3`` (a discriminator's) or ``score/class_ami``.
-        predictions: Softmax [N, C], float32, on the target's held-out split.
+        predictions: Softmax [M, C], float32, on the target's held-out split: of its images, or of
+            a fixed sample of their pixels.
         checkpoint: File with the target network after this step.
     """
 

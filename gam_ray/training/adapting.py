@@ -1,0 +1,265 @@
+"""General matching from a step to the last, with reports in between."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gam_ray.adaptation import (
+    ADVERSARIAL_LOSSES,
+    Discriminators,
+    GeneralMatching,
+    HealthMeter,
+    Players,
+    TappedNetwork,
+    broadcast_object,
+    build_discriminator,
+    choose_layers,
+    rank,
+    remeasure,
+    shard,
+    train_mode,
+)
+from gam_ray.config import TrialConfig, derive_seed
+from gam_ray.networks import MatchableNetwork
+from gam_ray.training.augmentation import Augmentation, check_augmentation
+from gam_ray.training.checkpoints import save_checkpoint
+from gam_ray.training.data import IndexStream, TaskData, to_float
+from gam_ray.training.evaluation import float_batches, label_free_scores
+from gam_ray.training.pretraining import PROGRESS_EVERY
+from gam_ray.training.reports import DivergedError, Report, Reporter
+
+# Pixels of target images whose moments are taken anew before a report (10,000 digits); of more
+# images, the first so many, whose order is random: passes over all of them would outlast the steps
+# between reports.
+REMEASURED_PIXELS = 10_000 * 28 * 28
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial runs and keeps its files.
+
+    Attributes:
+        folder: The trial's own, seen by all its workers; its checkpoint is here.
+        sources: Folder of source networks, shared by all trials.
+        data_root: Folder of data sets; None for the default.
+        device: Of this worker.
+    """
+
+    folder: Path
+    sources: Path
+    data_root: Path | None
+    device: torch.device
+
+    @property
+    def checkpoint(self) -> Path:
+        """The trial's newest checkpoint."""
+        return self.folder / "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every kind of trial has, and how it reports."""
+
+    config: TrialConfig
+    place: Place
+    reporter: Reporter
+    source: MatchableNetwork
+    target: MatchableNetwork
+    data: TaskData
+
+    def report(self, *, step: int, health: dict[str, float], state: dict[str, Any]) -> bool:
+        """Evaluate, write the checkpoint, report; True to go on. All workers call it."""
+        seed = self.config.seed
+        scores, predictions = label_free_scores(self.target, self.data, self.place.device, seed)
+        if rank() == 0:
+            save_checkpoint(
+                self.place.checkpoint,
+                {
+                    "step": step,
+                    "health": health,
+                    "in_channels": self.data.in_channels,
+                    "classes": len(self.data.class_names),
+                    "target": self.target.state_dict(),
+                    **state,
+                },
+            )
+            goes_on = self.reporter.report(
+                Report(
+                    step=step,
+                    metrics={**health, **scores},
+                    predictions=predictions.float().cpu().numpy(),
+                    checkpoint=self.place.checkpoint,
+                )
+            )
+        return bool(broadcast_object(goes_on if rank() == 0 else None))
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Tell the reporter, from the first worker alone."""
+        if rank() == 0:
+            self.reporter.progress(stage, done, total)
+
+
+def batch_momentum(config: TrialConfig) -> float:
+    """Share of the newest batch in the kept moments; 0 keeps those measured at the start."""
+    moments = config.adaptation.moments
+    return moments.momentum if moments.kind == "running" else 0.0
+
+
+class GeneralRun:
+    """Both players' training, from the step of a checkpoint or from the first.
+
+    Args:
+        run: Its target network has its matchings already.
+    """
+
+    def __init__(self, run: Run) -> None:
+        config, data = run.config, run.data
+        adaptation = config.adaptation
+        check_augmentation("augmentation", config.augmentation, data.image_size)
+        self._run = run
+        self._players = _players(run)
+        self._matching = GeneralMatching(
+            self._players,
+            weights={name: adaptation.weight_of(name) for name in adaptation.layers},
+            adversary=adaptation.adversary,
+            drift_weight=adaptation.drift,
+            drift_reduction=adaptation.drift_reduction,
+        )
+        self._source = _Stream(config, "source", data.source_train.images, run.place.device)
+        self._target = _Stream(config, "target", data.target_train.images, run.place.device)
+
+    def train(self, saved: dict[str, Any] | None) -> tuple[int, bool]:
+        """Go on to the last step; (steps done, whether the reporter stopped it)."""
+        config = self._run.config
+        first = self._restore(saved) if saved else 0
+        # The checkpoint is older than its report, which may not have been taken: say it again.
+        if saved and not self._report(first, saved["health"]):
+            return first, first < config.steps
+        health = HealthMeter()
+        self._start(first)
+        for step in range(first + 1, config.steps + 1):
+            seen = self._matching.step(self._source.batch(step - 1), self._target.batch(step - 1))
+            health.add(seen)
+            if step % PROGRESS_EVERY == 0:
+                _check_finite(health.means(), step)
+                self._run.progress("adapting", step, config.steps)
+            if step % config.report_every and step != config.steps:
+                continue
+            means = health.take()
+            _check_finite(means, step)
+            self._remeasure()
+            goes_on = self._report(step, means)
+            self._start(step)
+            if not goes_on:
+                return step, step < config.steps
+        return max(first, config.steps), False
+
+    def _start(self, step: int) -> None:
+        """Modes and noise of the steps after `step`, the same for a trial that is resumed there."""
+        # Dropout draws from torch's generator.
+        torch.manual_seed(derive_seed(self._run.config.seed, "noise", rank(), step))
+        train_mode(self._run.target, statistics=self._follows())
+
+    def _follows(self) -> bool:
+        """Whether matched moments follow the batches."""
+        config = self._run.config
+        return config.adaptation.gaussian and batch_momentum(config) > 0
+
+    def _remeasure(self) -> None:
+        """Take moments anew: what is scored and kept shall not lag behind the weights."""
+        if self._follows():
+            network, device = self._run.target, self._run.place.device
+            images = self._run.data.target_train.images
+            height, width = self._run.data.image_size
+            some = images[: max(1, REMEASURED_PIXELS // (height * width))]
+            remeasure(network, network.layers, lambda: float_batches(some, device))
+
+    def _report(self, step: int, health: dict[str, float]) -> bool:
+        players = self._players
+        state = {name: getattr(players, name).state_dict() for name in _LEARNERS}
+        return self._run.report(step=step, health=health, state=state)
+
+    def _restore(self, saved: dict[str, Any]) -> int:
+        for name in _LEARNERS:
+            getattr(self._players, name).load_state_dict(saved[name])
+        step = saved["step"]
+        assert isinstance(step, int)
+        return step
+
+
+# What a checkpoint of general matching has beside the target network.
+_LEARNERS = ("discriminators", "target_optimizer", "discriminator_optimizer")
+
+
+class _Stream:
+    """This worker's share of the images of one side, step by step."""
+
+    def __init__(
+        self, config: TrialConfig, side: str, images: Tensor, device: torch.device
+    ) -> None:
+        self._images = images
+        self._device = device
+        seed = derive_seed(config.seed, "batches", side)
+        self._order = IndexStream(len(images), config.batch_size, seed)
+        self._augmentation = Augmentation(config.augmentation, seed)
+
+    def batch(self, step: int) -> Tensor:
+        """Float images [n, C, H, W] of step 0, 1, …."""
+        images = self._images[shard(self._order.batch(step))]
+        return to_float(self._augmentation.images(images, step=step), self._device)
+
+
+def _players(run: Run) -> Players:
+    config = run.config
+    names = config.adaptation.layers
+    source_layers = choose_layers(run.source.layers, names)
+    discriminators = _build_discriminators(run).to(run.place.device)
+    discriminators = discriminators.to(memory_format=torch.channels_last)
+    betas = (config.optimizer.beta1, 0.999)
+    return Players(
+        source=run.source,
+        target=run.target,
+        source_layers=source_layers,
+        target_layers=choose_layers(run.target.layers, names),
+        discriminators=discriminators,
+        target_optimizer=torch.optim.Adam(
+            run.target.parameters(), lr=config.optimizer.target_lr, betas=betas, fused=True
+        ),
+        discriminator_optimizer=torch.optim.Adam(
+            discriminators.parameters(),
+            lr=config.optimizer.discriminator_lr,
+            betas=betas,
+            fused=True,
+        ),
+    )
+
+
+def _build_discriminators(run: Run) -> Discriminators:
+    """One for each chosen layer, each from a seed of its own: one more layer moves no other."""
+    adaptation = run.config.adaptation
+    layers = choose_layers(run.source.layers, adaptation.layers)
+    example = to_float(run.data.source_train.images[:2], run.place.device)
+    with torch.no_grad():
+        activations = TappedNetwork(run.source, layers)(example)
+    by_layer = {}
+    for name, activation in activations.items():
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(run.config.seed, "discriminator", name))
+            outputs = ADVERSARIAL_LOSSES[adaptation.adversary].outputs
+            by_layer[name] = build_discriminator(activation.shape, outputs=outputs)
+    return Discriminators(by_layer)
+
+
+def _check_finite(means: dict[str, float], step: int) -> None:
+    broken = [name for name, value in means.items() if not math.isfinite(value)]
+    if broken:
+        raise DivergedError(
+            f"not finite by step {step}: {', '.join(broken)}; lower the learning rates or "
+            "adaptation.weight"
+        )

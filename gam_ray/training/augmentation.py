@@ -1,0 +1,65 @@
+"""Random flips and crops, the same for an image whatever the number of workers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from gam_ray.adaptation import rank, world_size
+from gam_ray.config import AugmentationConfig, derive_seed
+
+
+class Augmentation:
+    """Changes this worker's share of a batch; each image by a seed of its own.
+
+    Args:
+        config: What is done.
+        seed: Of all draws.
+    """
+
+    def __init__(self, config: AugmentationConfig, seed: int) -> None:
+        transforms: list[v2.Transform] = []
+        if config.crop:
+            transforms.append(v2.RandomCrop(config.crop))
+        if config.flip:
+            transforms.append(v2.RandomHorizontalFlip())
+        self._transform = v2.Compose(transforms) if transforms else None
+        self._seed = seed
+
+    def images(self, images: Tensor, *, step: int) -> Tensor:
+        """This worker's uint8 images [N, C, H, W] of a step, changed."""
+        return self.pairs(images, images.new_zeros(len(images)), step=step)[0]
+
+    def pairs(self, images: Tensor, labels: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
+        """Images and their labels, [N] or maps [N, H, W], which move with their image.
+
+        Raises:
+            ValueError: If a crop is larger than the images.
+        """
+        if self._transform is None:
+            return images, labels
+        changed = []
+        with torch.random.fork_rng(devices=[]):
+            for position, (image, label) in enumerate(zip(images, labels, strict=True)):
+                place = position * world_size() + rank()
+                torch.manual_seed(derive_seed(self._seed, "augmentation", step, place))
+                changed.append(self._pair(image, label))
+        return torch.stack([image for image, _ in changed]), torch.stack([x for _, x in changed])
+
+    def _pair(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        assert self._transform is not None
+        if not label.dim():
+            return self._transform(tv_tensors.Image(image)).as_subclass(torch.Tensor), label
+        both = self._transform(tv_tensors.Image(image), tv_tensors.Mask(label))
+        return both[0].as_subclass(torch.Tensor), both[1].as_subclass(torch.Tensor)
+
+
+def check_augmentation(name: str, config: AugmentationConfig, image_size: tuple[int, int]) -> None:
+    """Raise ValueError if a crop does not fit into images of `image_size` (H, W)."""
+    if config.crop and (config.crop[0] > image_size[0] or config.crop[1] > image_size[1]):
+        raise ValueError(
+            f"{name}.crop must fit into the images, but got {config.crop[0]}×{config.crop[1]} of "
+            f"{image_size[0]}×{image_size[1]}; make it smaller, or task.size larger"
+        )

@@ -1,0 +1,83 @@
+"""The optional last stage: supervised training on a few labelled target images (Figure 6)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from gam_ray.adaptation import rank, train_mode
+from gam_ray.config import AugmentationConfig, TrialConfig, derive_seed
+from gam_ray.domains import LabelledImages
+from gam_ray.networks import MatchableNetwork
+from gam_ray.training.augmentation import Augmentation
+from gam_ray.training.data import load_target_labels
+from gam_ray.training.reports import Progress
+from gam_ray.training.supervised import Supervised
+
+
+def few_labelled(config: TrialConfig, data_root: Path | None) -> LabelledImages:
+    """The target images whose labels a trial may train on.
+
+    Raises:
+        ValueError: If the target has no labels, or fewer images than asked for.
+    """
+    assert config.fine_tuning is not None
+    wanted = config.fine_tuning.images
+    labelled = load_target_labels(config.task, data_root)
+    if labelled is None:
+        raise ValueError(
+            f"fine_tuning needs labelled target images, but {config.task.target} has no labels; "
+            "leave fine_tuning out"
+        )
+    train = labelled["train"]
+    if wanted > len(train):
+        raise ValueError(
+            f"fine_tuning.images must be at most the {len(train)} training images of "
+            f"{config.task.target}, but got {wanted}"
+        )
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "fine-tuning images"))
+    return train.take(torch.randperm(len(train), generator=generator)[:wanted])
+
+
+def fine_tune(
+    network: MatchableNetwork,
+    config: TrialConfig,
+    *,
+    data_root: Path | None,
+    device: torch.device,
+    progress: Progress,
+) -> dict[str, float]:
+    """Train the adapted network on a few labelled target images, data-parallel.
+
+    Moments stay as adaptation left them: too few images come to measure any.
+
+    Args:
+        network: Changed in place.
+        config: The trial, with `fine_tuning`.
+        data_root: Folder of data sets.
+        device: Where the network is.
+        progress: Told at the end.
+
+    Returns:
+        ``loss/fine_tuning`` of the last step, on the first worker's share.
+
+    Raises:
+        ValueError: As `few_labelled`.
+    """
+    settings = config.fine_tuning
+    assert settings is not None
+    seed = derive_seed(config.seed, "fine-tuning")
+    labelled = few_labelled(config, data_root)
+    train_mode(network, statistics=False)
+    torch.manual_seed(derive_seed(seed, "noise", rank()))
+    supervised = Supervised(
+        network, labelled, batch_size=settings.batch_size, seed=seed, device=device
+    )
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
+    augmentation = Augmentation(AugmentationConfig(flip=config.augmentation.flip), seed)
+    loss = torch.zeros(())
+    for step in range(settings.steps):
+        loss = supervised.step(step, optimizer, augmentation)
+    progress("fine-tuning", settings.steps, settings.steps)
+    return {"loss/fine_tuning": float(loss)}
