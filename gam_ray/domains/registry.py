@@ -15,8 +15,15 @@ DomainClass = TypeVar("DomainClass", bound=type[Domain])
 _BUILTIN = {
     "handwritten-digits": "gam_ray.domains.handwritten_digits",
     "mnist": "gam_ray.domains.torchvision_digits",
+    "mnist-even": "gam_ray.domains.label_shift",
+    "mnist-odd": "gam_ray.domains.label_shift",
     "rendered-digits": "gam_ray.domains.rendered_digits",
+    "svhn": "gam_ray.domains.torchvision_digits",
+    "svhn-even": "gam_ray.domains.label_shift",
+    "svhn-odd": "gam_ray.domains.label_shift",
     "usps": "gam_ray.domains.torchvision_digits",
+    "usps-even": "gam_ray.domains.label_shift",
+    "usps-odd": "gam_ray.domains.label_shift",
 }
 _REGISTERED: dict[str, type[Domain]] = {}
 

@@ -1,11 +1,12 @@
-"""MNIST and USPS, read (and where absent, downloaded) by torchvision.
+"""MNIST, USPS and SVHN, read (and where absent, downloaded) by torchvision.
 
 The files are looked for in `<data_root>/digits` and then in `<data_root>`, each as the `root` that
 torchvision's class takes. If they are in neither, they are downloaded to `<data_root>/digits`; if
 that fails, a `DataMissingError` says what was expected, what was found, and how to get it.
 
-Files that are there are read as they are: torchvision compares checksums only of what it downloads.
-What is checked instead is what training depends on: range, polarity, classes, number of images.
+Of files that are there, what training depends on is checked: range, polarity, classes, number of
+images. torchvision compares MNIST's and USPS's checksums only when it downloads, SVHN's whenever it
+reads.
 """
 
 import http.client
@@ -17,7 +18,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets import MNIST, USPS
+from torchvision.datasets import MNIST, SVHN, USPS
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from gam_ray.domains.base import DataMissingError, LabelledImages, Split, carve_held_out
 from gam_ray.domains.digits import DigitDomain, check_digits, resize_digits
@@ -25,6 +27,7 @@ from gam_ray.domains.registry import register_domain
 
 _DOWNLOAD_SILENCE_SECONDS = 60.0
 _LISTED_ENTRIES = 12
+_CHUNK = 4_096  # Images converted at a time: SVHN as floats would take a gigabyte.
 
 
 class TorchvisionDigits(DigitDomain):
@@ -36,13 +39,17 @@ class TorchvisionDigits(DigitDomain):
         training_size: The number of images of the training part.
         test_size: The number of images of the test part.
         held_out_size: How many of the training part are held out, by `fixed_permutation`.
+        darkest: What the darkest pixel of a part is at most.
+        white_on_black: Whether the digits are; False where both polarities occur.
     """
 
-    torchvision_class: type[MNIST | USPS]
+    torchvision_class: type[MNIST | USPS | SVHN]
     files: tuple[str, ...]
     training_size: int
     test_size: int
     held_out_size: int
+    darkest: int = 0
+    white_on_black: bool = True
 
     def _load(self, split: Split) -> Mapping[Split, LabelledImages]:
         if split == "test":
@@ -53,7 +60,9 @@ class TorchvisionDigits(DigitDomain):
         root = self._find() or self._download()
         origin = f"{self.name} ({'training' if train else 'test'} part) in {root}"
         digits = _as_digits(self._open(root, train=train, origin=origin), origin=origin)
-        check_digits(digits, origin=origin)
+        check_digits(
+            digits, origin=origin, darkest=self.darkest, white_on_black=self.white_on_black
+        )
         expected = self.training_size if train else self.test_size
         if len(digits) != expected:
             raise ValueError(
@@ -62,16 +71,19 @@ class TorchvisionDigits(DigitDomain):
             )
         return digits
 
-    def _open(self, root: Path, *, train: bool, origin: str) -> MNIST | USPS:
+    def _open(self, root: Path, *, train: bool, origin: str) -> MNIST | USPS | SVHN:
         """Return torchvision's data set of files that are there."""
-        # AssertionError, IndexError and RuntimeError: torchvision's parsers on damaged files.
+        # AssertionError, LookupError and RuntimeError: torchvision's parsers on damaged files.
         try:
-            return self.torchvision_class(root, train=train, download=False)
-        except (OSError, EOFError, ValueError, AssertionError, IndexError, RuntimeError) as error:
+            return self._dataset(root, train=train, download=False)
+        except (OSError, EOFError, ValueError, AssertionError, LookupError, RuntimeError) as error:
             raise ValueError(
                 f"{origin} cannot be read: {error!r}. The files are damaged or in another format; "
                 "remove them and get them again."
             ) from error
+
+    def _dataset(self, root: Path | str, *, train: bool, download: bool) -> MNIST | USPS | SVHN:
+        return self.torchvision_class(root, train=train, download=download)
 
     def _roots(self) -> tuple[Path, Path]:
         return self.data_root / "digits", self.data_root
@@ -101,7 +113,7 @@ class TorchvisionDigits(DigitDomain):
             _no_endless_wait(),
         ):
             for train in (True, False):
-                self.torchvision_class(aside, train=train, download=True)
+                self._dataset(aside, train=train, download=True)
             for file in self._absent_in(root):
                 (root / file).parent.mkdir(parents=True, exist_ok=True)
                 (Path(aside) / file).replace(root / file)
@@ -149,16 +161,44 @@ class Usps(TorchvisionDigits):
     held_out_size = 1_000
 
 
-def _as_digits(dataset: MNIST | USPS, *, origin: str) -> LabelledImages:
-    """Take images and labels out of a data set that holds them as `[N, H, W]` and `[N]`."""
-    images: Tensor = torch.as_tensor(dataset.data).unsqueeze(1)
-    labels = torch.as_tensor(dataset.targets, dtype=torch.int64)
-    if images.shape[1:] != DigitDomain.image_shape:
-        images = resize_digits(images)
+@register_domain("svhn")
+class Svhn(TorchvisionDigits):
+    """SVHN: 68,257 train, 5,000 held out of its 73,257, 26,032 test; digit 0 has label 0.
+
+    32x32 photographs of house numbers, made grey by torchvision's `rgb_to_grayscale` and resized to
+    28x28, so that they go with MNIST and LeNet. Some are bright on dark, some dark on bright.
+    """
+
+    torchvision_class = SVHN
+    files = ("train_32x32.mat", "test_32x32.mat")
+    training_size = 73_257
+    test_size = 26_032
+    held_out_size = 5_000
+    darkest = 32
+    white_on_black = False
+
+    def _dataset(self, root: Path | str, *, train: bool, download: bool) -> SVHN:
+        return SVHN(root, split="train" if train else "test", download=download)
+
+
+def _as_digits(dataset: MNIST | USPS | SVHN, *, origin: str) -> LabelledImages:
+    """Take images and labels out of a data set that holds all of them, as 28x28 and grey."""
+    labels = dataset.labels if isinstance(dataset, SVHN) else dataset.targets
     try:
-        return LabelledImages(images, labels)
+        return LabelledImages(
+            _as_images(torch.as_tensor(dataset.data)), torch.as_tensor(labels, dtype=torch.int64)
+        )
     except ValueError as error:
         raise ValueError(f"{origin} is not as it was published. {error}") from error
+
+
+def _as_images(pixels: Tensor) -> Tensor:
+    """Return uint8 `[N, 1, 28, 28]` of grey images `[N, H, W]` or colour images `[N, 3, H, W]`."""
+    images = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels
+    if images.shape[1:] == DigitDomain.image_shape:
+        return images
+    parts = torch.split(images, _CHUNK)
+    return torch.cat([resize_digits(rgb_to_grayscale(part)) for part in parts])
 
 
 @contextmanager

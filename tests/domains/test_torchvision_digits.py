@@ -1,4 +1,4 @@
-"""MNIST and USPS: where they are found, what is refused, and that the pixels are the files'."""
+"""MNIST, USPS and SVHN: where they are found, what is refused, and whose pixels they are."""
 
 import bz2
 import os
@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.datasets import MNIST
+from scipy.io import savemat
+from torchvision.datasets import MNIST, SVHN
 
 from gam_ray.domains import DataMissingError, Domain, fixed_permutation, load_domain
-from gam_ray.domains.torchvision_digits import Mnist, Usps
+from gam_ray.domains.torchvision_digits import Mnist, Svhn, Usps
 
 DATA_ROOT = Path(
     os.environ.get("GAM_RAY_DATA") or Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -27,10 +28,12 @@ LABELS = np.arange(SMALL) % 10
 @pytest.fixture(autouse=True)
 def _small_and_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Expect `SMALL` images a part, and let nothing reach the network."""
-    for domain in (Mnist, Usps):
+    for domain in (Mnist, Usps, Svhn):
         for size in ("training_size", "test_size"):
             monkeypatch.setattr(domain, size, SMALL)
         monkeypatch.setattr(domain, "held_out_size", 10)
+    unchecked = {part: [url, file, None] for part, (url, file, _) in SVHN.split_list.items()}
+    monkeypatch.setattr(SVHN, "split_list", unchecked)
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
 
 
@@ -72,8 +75,32 @@ def write_usps(root: Path, values: np.ndarray | None = None, labels: np.ndarray 
         (root / file).write_bytes(libsvm(values, labels + 1))
 
 
+def some_photographs() -> np.ndarray:
+    """Return bright images with a coloured square, uint8 `[SMALL, 32, 32, 3]`, all different."""
+    images = np.full((SMALL, 32, 32, 3), 220, dtype=np.uint8)
+    images[:, 8:24, 8:24] = (0, 30, 10)
+    images[:, :4, :4, 0] = np.arange(SMALL)[:, None, None] * 5
+    return images
+
+
+def write_svhn(
+    root: Path, images: np.ndarray | None = None, labels: np.ndarray = LABELS, part: str = "*"
+) -> None:
+    images = some_photographs() if images is None else images
+    root.mkdir(parents=True, exist_ok=True)
+    published = {
+        "X": images.transpose(1, 2, 3, 0),
+        "y": np.where(labels == 0, 10, labels).astype(np.uint8)[:, None],
+    }
+    for file in ("train_32x32.mat", "test_32x32.mat"):
+        if part in {"*", file}:
+            savemat(root / file, published)
+
+
 @pytest.mark.parametrize("folder", ["", "digits"])
-@pytest.mark.parametrize(("name", "write"), [("mnist", write_mnist), ("usps", write_usps)])
+@pytest.mark.parametrize(
+    ("name", "write"), [("mnist", write_mnist), ("usps", write_usps), ("svhn", write_svhn)]
+)
 def test_files_are_found_in_the_root_and_in_digits(
     tmp_path: Path, folder: str, name: str, write: Callable[[Path], None]
 ) -> None:
@@ -218,14 +245,87 @@ def test_usps_labels_that_start_elsewhere_are_refused(
         load_domain("usps", data_root=tmp_path).labelled("test")
 
 
+@pytest.mark.parametrize("labels", [LABELS // 2, LABELS + 2])
+def test_svhn_labels_other_than_the_ten_are_refused(tmp_path: Path, labels: np.ndarray) -> None:
+    write_svhn(tmp_path, labels=labels)
+    with pytest.raises(ValueError, match=r"0 to 9, but those of svhn \(test part\)"):
+        load_domain("svhn", data_root=tmp_path).labelled("test")
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (some_photographs() // 2, "those of svhn .test part. in .* range over 9-109"),
+        (some_photographs() // 2 + 128, "range over 137-237"),
+        (some_photographs() // 255, "svhn .test part. .* brightest pixel of these is 0"),
+    ],
+)
+def test_svhn_of_another_range_is_refused(tmp_path: Path, images: np.ndarray, message: str) -> None:
+    write_svhn(tmp_path, images)
+    with pytest.raises(ValueError, match=message):
+        load_domain("svhn", data_root=tmp_path).labelled("test")
+
+
+def test_svhn_may_have_either_polarity(tmp_path: Path) -> None:
+    for folder, images in (("light", some_photographs()), ("dark", 220 - some_photographs())):
+        write_svhn(tmp_path / folder, images)
+        load_domain("svhn", data_root=tmp_path / folder).labelled("test")
+
+
+def test_svhn_is_the_files_pixels_in_grey_and_resized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts, of which the last is shorter, as it is at its full size."""
+    monkeypatch.setattr("gam_ray.domains.torchvision_digits._CHUNK", 15)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (SMALL, 32, 32, 3), dtype=np.uint8)
+    write_svhn(tmp_path, images)
+    part = load_domain("svhn", data_root=tmp_path).labelled("test")
+    grey = np.floor(images @ np.array([0.2989, 0.587, 0.114])).astype(np.uint8)
+    for row in range(SMALL):
+        expected = Image.fromarray(grey[row]).resize((28, 28), Image.Resampling.BILINEAR)
+        assert np.abs(part.images[row, 0].numpy() - np.asarray(expected, dtype=int)).max() <= 1
+
+
+def test_svhn_whose_checksum_differs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_svhn(tmp_path)
+    url, file, _ = SVHN.split_list["test"]
+    monkeypatch.setitem(SVHN.split_list, "test", [url, file, "0" * 32])
+    with pytest.raises(ValueError, match=r"svhn \(test part\) .* cannot be read.*corrupted"):
+        load_domain("svhn", data_root=tmp_path).labelled("test")
+
+
+def test_svhn_is_downloaded_in_its_two_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(url: str, root: str, filename: str, md5: str | None) -> None:
+        assert url.endswith(filename)
+        del md5
+        write_svhn(Path(root), part=filename)
+
+    monkeypatch.setattr(sys.modules["torchvision.datasets.svhn"], "download_url", download)
+    assert len(load_domain("svhn", data_root=tmp_path).labelled("test")) == SMALL
+    found = sorted(path.name for path in (tmp_path / "digits").iterdir())
+    assert found == ["test_32x32.mat", "train_32x32.mat"]
+
+
+def test_svhn_that_is_missing_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataMissingError, match=r"train_32x32\.mat\n  test_32x32\.mat") as error:
+        load_domain("svhn", data_root=tmp_path).unlabelled("train")
+    assert "GAM_RAY_DATA" in str(error.value)
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     write_usps(tmp_path)
-    damaged = [*tmp_path.glob("MNIST/raw/*"), *tmp_path.glob("usps*")]
-    assert len(damaged) == 6
+    write_svhn(tmp_path)
+    damaged = [*tmp_path.glob("MNIST/raw/*"), *tmp_path.glob("usps*"), *tmp_path.glob("*.mat")]
+    assert len(damaged) == 8
     for file in damaged:
         file.write_bytes(file.read_bytes()[:-20])
-    for name in ("mnist", "usps"):
+    for name in ("mnist", "usps", "svhn"):
         for split in ("train", "test"):
             with pytest.raises(ValueError, match=f"{name} .* in {tmp_path}"):
                 load_domain(name, data_root=tmp_path).labelled(split)
