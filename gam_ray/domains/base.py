@@ -26,6 +26,7 @@ VOID = 255
 """The label of a pixel that belongs to no class: it is neither trained on nor counted."""
 
 _PERMUTATION_SEED = 2018
+_LISTED_ENTRIES = 12
 
 
 class DataMissingError(FileNotFoundError):
@@ -211,6 +212,23 @@ def did_you_mean(written: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def add_to_digest(digest: "hashlib._Hash", tensor: Tensor) -> None:
+    """Add a tensor to a fingerprint: its type, its shape, and its bytes."""
+    digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+    digest.update(tensor.cpu().contiguous().numpy().data)
+
+
+def listing(folder: Path) -> str:
+    """Return the names in a folder, cut where there are many, or why it cannot be read."""
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        return f"({error.strerror})"
+    more = len(names) - _LISTED_ENTRIES
+    listed = ", ".join(names[:_LISTED_ENTRIES]) or "(empty)"
+    return f"{listed} and {more} more" if more > 0 else listed
+
+
 def fixed_permutation(length: int) -> Tensor:
     """Return one permutation of 0..length-1 (int64 `[length]`), the same in every run.
 
@@ -290,6 +308,5 @@ def _is_void(labels: Tensor) -> Tensor:
 def _sha256(*tensors: Tensor) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.cpu().contiguous().numpy().data)
+        add_to_digest(digest, tensor)
     return digest.hexdigest()

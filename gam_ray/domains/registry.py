@@ -13,11 +13,13 @@ DomainClass = TypeVar("DomainClass", bound=type[Domain])
 
 # Modules, not classes, so that importing this room imports no data set's library.
 _BUILTIN = {
+    "camvid": "gam_ray.domains.camvid",
     "handwritten-digits": "gam_ray.domains.handwritten_digits",
     "mnist": "gam_ray.domains.torchvision_digits",
     "mnist-even": "gam_ray.domains.label_shift",
     "mnist-odd": "gam_ray.domains.label_shift",
     "rendered-digits": "gam_ray.domains.rendered_digits",
+    "streets": "gam_ray.domains.streets",
     "svhn": "gam_ray.domains.torchvision_digits",
     "svhn-even": "gam_ray.domains.label_shift",
     "svhn-odd": "gam_ray.domains.label_shift",
