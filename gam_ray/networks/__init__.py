@@ -8,13 +8,18 @@ from gam_ray.networks.base import (
     network_names,
     register_network,
 )
+from gam_ray.networks.chain import ChainNetwork
+from gam_ray.networks.drn import DRN26
 from gam_ray.networks.erfnet import ERFNet, ERFNetEncoder
-from gam_ray.networks.lenet import LeNet
+from gam_ray.networks.lenet import LeNet, LeNetBN
 
 __all__ = [
+    "DRN26",
+    "ChainNetwork",
     "ERFNet",
     "ERFNetEncoder",
     "LeNet",
+    "LeNetBN",
     "MatchableNetwork",
     "NetworkWeights",
     "WeightsUnavailableError",

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gam_ray.networks.base import MatchableNetwork, register_network, require_multiples
+from gam_ray.networks.base import register_network
+from gam_ray.networks.chain import ChainNetwork, numbered
 
 BATCH_NORM_EPS = 1e-3
 
@@ -82,36 +83,8 @@ def _decoder(classes: int) -> list[nn.Module]:
     ]
 
 
-class _Chain(MatchableNetwork):
-    """layer1 … layerN, one after the other; the image's sides are multiples of 8."""
-
-    name: str
-
-    def __init__(self, blocks: list[nn.Module]) -> None:
-        super().__init__()
-        self._names = tuple(f"layer{number}" for number in range(1, len(blocks) + 1))
-        for name, block in zip(self._names, blocks, strict=True):
-            self.add_module(name, block)
-
-    @property
-    def layers(self) -> dict[str, nn.Module]:
-        """layer1 to the last."""
-        return {name: self.get_submodule(name) for name in self._names}
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, classes, H / stride, W / stride] of images [N, in_channels, H, W].
-
-        Raises:
-            ValueError: If H or W is not a multiple of 8.
-        """
-        require_multiples(self.name, images, 8)
-        for layer in self.layers.values():
-            images = layer(images)
-        return images
-
-
 @register_network("erfnet-encoder")
-class ERFNetEncoder(_Chain):
+class ERFNetEncoder(ChainNetwork):
     """ERFNet's encoder with the 1×1 head that it is trained with first; logits at stride 8.
 
     From E. Romera et al., "ERFNet: Efficient Residual Factorized ConvNet for Real-time Semantic
@@ -147,13 +120,14 @@ class ERFNetEncoder(_Chain):
     name = "erfnet-encoder"
     features = "layer16"
     stride = 8
+    multiple = 8
 
     def __init__(self, in_channels: int = 3, classes: int = 19) -> None:
-        super().__init__([*_encoder(in_channels), nn.Conv2d(128, classes, 1)])
+        super().__init__(numbered([*_encoder(in_channels), nn.Conv2d(128, classes, 1)]))
 
 
 @register_network("erfnet")
-class ERFNet(_Chain):
+class ERFNet(ChainNetwork):
     """ERFNet with its decoder; logits at full resolution.
 
     Sources as for `ERFNetEncoder`, whose layer1 … layer16 are the same and whose head the
@@ -176,6 +150,7 @@ class ERFNet(_Chain):
     name = "erfnet"
     features = "layer22"
     stride = 1
+    multiple = 8
 
     def __init__(self, in_channels: int = 3, classes: int = 19) -> None:
-        super().__init__([*_encoder(in_channels), *_decoder(classes)])
+        super().__init__(numbered([*_encoder(in_channels), *_decoder(classes)]))

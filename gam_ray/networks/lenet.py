@@ -24,6 +24,7 @@ class LeNet(MatchableNetwork):
     ======  ============  ==========
     """
 
+    name = "lenet"
     features = "fc3"
 
     def __init__(self, in_channels: int = 1, classes: int = 10) -> None:
@@ -46,6 +47,23 @@ class LeNet(MatchableNetwork):
         """
         if images.shape[-2:] != (28, 28):
             size = "×".join(str(side) for side in images.shape[-2:])
-            raise ValueError(f"lenet takes 28×28 images, but got {size}; resize them")
+            raise ValueError(f"{self.name} takes 28×28 images, but got {size}; resize them")
         logits: Tensor = self.fc4(self.fc3(self.conv2(self.conv1(images))))
         return logits
+
+
+@register_network("lenet-bn")
+class LeNetBN(LeNet):
+    """`LeNet` with BatchNorm behind both convolutions and fc3's matrix, before pool and ReLU.
+
+    Not the paper's: for comparison with methods that adapt BatchNorm. Layers, shapes and sizes
+    of images are `LeNet`'s; 40, 100 and 1,000 parameters come on top in conv1, conv2 and fc3.
+    """
+
+    name = "lenet-bn"
+
+    def __init__(self, in_channels: int = 1, classes: int = 10) -> None:
+        super().__init__(in_channels, classes)
+        self.conv1.insert(1, nn.BatchNorm2d(20))
+        self.conv2.insert(1, nn.BatchNorm2d(50))
+        self.fc3.insert(2, nn.BatchNorm1d(500))

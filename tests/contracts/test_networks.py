@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from gam_ray.networks import MatchableNetwork, build_network, network_names
 
 # Small images that each network takes, and those that it refuses.
-SIDES = {"lenet": (28, 28)}
-REFUSED = {"lenet": (32, 28)}
+SIDES = {"lenet": (28, 28), "lenet-bn": (28, 28)}
+SEGMENTATION_SIDES = (32, 16)
+REFUSED = {"lenet": (32, 28), "lenet-bn": (32, 28)}
 CLASSES = 7
 
 Hook = Callable[[nn.Module, object, Tensor], Tensor | None]
@@ -47,7 +48,7 @@ def images(name: str) -> Iterator[Tensor]:
 
 def draw(name: str, *, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(3, 1, *SIDES.get(name, (64, 32)), generator=generator)
+    return torch.rand(3, 1, *SIDES.get(name, SEGMENTATION_SIDES), generator=generator)
 
 
 def run(

@@ -5,7 +5,15 @@ import torch
 from torch.nn import functional
 
 from gam_ray.adaptation import Taps
-from gam_ray.networks import LeNet, build_network, network_names, register_network
+from gam_ray.networks import (
+    LeNet,
+    LeNetBN,
+    MatchableNetwork,
+    base,
+    build_network,
+    network_names,
+    register_network,
+)
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -51,11 +59,38 @@ def test_the_forward_pass_is_the_written_out_one() -> None:
     torch.testing.assert_close(network(images), logits)
 
 
+def test_batch_norm_comes_between_weights_and_pool_or_relu() -> None:
+    network = LeNetBN().eval()
+    counts = {name: parameters(layer) for name, layer in network.layers.items()}
+    assert counts == {"conv1": 560, "conv2": 25_150, "fc3": 401_500, "fc4": 5_010}
+    kinds = {
+        name: [type(part).__name__ for part in layer.children()]
+        for name, layer in network.layers.items()
+    }
+    assert kinds == {
+        "conv1": ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"],
+        "conv2": ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"],
+        "fc3": ["Flatten", "Linear", "BatchNorm1d", "ReLU"],
+        "fc4": [],
+    }
+
+
+def test_batch_norm_equalises_the_contrast_of_batches() -> None:
+    torch.manual_seed(0)
+    network, images = LeNetBN().train(), torch.rand(64, 1, 28, 28)
+    dim = 0.5 * images + 0.1
+    torch.testing.assert_close(network(dim), network(images), rtol=1e-2, atol=1e-2)
+    assert not torch.allclose(LeNet()(dim), LeNet()(images), rtol=1e-2, atol=1e-2)
+
+
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 27), (16, 16)])
-def test_another_size_is_refused(height: int, width: int) -> None:
-    message = f"lenet takes 28×28 images, but got {height}×{width}; resize them"
+@pytest.mark.parametrize(("name", "network"), [("lenet", LeNet), ("lenet-bn", LeNetBN)])
+def test_another_size_is_refused(
+    name: str, network: type[MatchableNetwork], height: int, width: int
+) -> None:
+    message = f"{name} takes 28×28 images, but got {height}×{width}; resize them"
     with pytest.raises(ValueError, match=message):
-        LeNet()(torch.rand(1, 1, height, width))
+        network()(torch.rand(1, 1, height, width))
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
@@ -70,3 +105,18 @@ def test_a_taken_name_is_refused_and_the_same_builder_is_not() -> None:
     with pytest.raises(ValueError, match="'lenet' is taken"):
         register_network("lenet")(lambda _channels, _classes: LeNet())
     assert register_network("lenet")(LeNet) is LeNet
+
+
+def test_a_plain_builder_of_the_users_own_is_built_by_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(base, "_BUILDERS", dict(base._BUILDERS))
+
+    @register_network("mine")
+    def build(in_channels: int, classes: int) -> MatchableNetwork:
+        return LeNet(in_channels, classes)
+
+    network = build_network("mine", in_channels=3, classes=4)
+    assert network(torch.rand(2, 3, 28, 28)).shape == (2, 4)
+    assert network.stride is None
+    assert build in base._BUILDERS.values()
