@@ -11,6 +11,7 @@ from gam_ray.networks.base import (
 from gam_ray.networks.chain import ChainNetwork
 from gam_ray.networks.drn import DRN26
 from gam_ray.networks.erfnet import ERFNet, ERFNetEncoder
+from gam_ray.networks.fcn8s import VGG16FCN8s
 from gam_ray.networks.lenet import LeNet, LeNetBN
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "LeNetBN",
     "MatchableNetwork",
     "NetworkWeights",
+    "VGG16FCN8s",
     "WeightsUnavailableError",
     "build_network",
     "network_names",
