@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -302,12 +302,13 @@ def _decode_all(recipe: Recipe, folder: Path) -> list[int]:
     """Write the pixels of all images and labels; return how many pixels each label has."""
     pixels = np.zeros(VOID + 1, dtype=np.int64)
     _LOG.info("%s: decoding %d images to %s", recipe.title, recipe.count, folder.parent)
-    with (folder / "images.u8").open("wb") as images, (folder / "labels.u8").open("wb") as labels:
-        for image, label in _with_progress(_decoded(recipe), recipe):
-            _write(images, image, recipe.shape)
-            if label is not None:
-                _write(labels, label, recipe.shape[1:])
-                pixels += np.bincount(label.ravel(), minlength=VOID + 1)
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("wb")) for path in _files(folder, recipe)]
+        for image, labels in _with_progress(_decoded(recipe), recipe):
+            _write(files[0], image, recipe.shape)
+            if labels is not None:
+                _write(files[1], labels, recipe.shape[1:])
+                pixels += np.bincount(labels.ravel(), minlength=VOID + 1)
     return pixels.tolist() if recipe.labelled else []
 
 

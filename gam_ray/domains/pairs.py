@@ -77,8 +77,14 @@ def _common_list(source: Domain, target: Domain) -> str | None:
             return name
     raise ValueError(
         "Source and target need a class list that both have, but "
-        f"{source.name!r} has {', '.join(source.class_lists)} and "
-        f"{target.name!r} has {', '.join(target.class_lists)}. Choose another source or target."
+        f"{source.name!r} has {_lists(source)} and {target.name!r} has {_lists(target)}. "
+        "Choose another source or target."
+    )
+
+
+def _lists(domain: Domain) -> str:
+    return " and ".join(
+        f"{name} ({', '.join(classes)})" for name, classes in domain.class_lists.items()
     )
 
 

@@ -2,10 +2,8 @@
 
 import json
 import logging
-import struct
-import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -28,12 +26,17 @@ from gam_ray.domains.base import (
     listing,
 )
 from gam_ray.domains.image_cache import Decoded, Recipe, Stored, open_or_build
+from gam_ray.domains.label_files import (
+    LabelTable,
+    read_ids,
+    read_image,
+    resize_image,
+    resize_labels,
+)
 
 _LOG = logging.getLogger(__name__)
 
 _IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_ID_MODES = frozenset({"I", "I;16", "I;16B", "L", "P"})
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 _TOLD = 10
 
 
@@ -56,37 +59,6 @@ class SplitFiles:
         return SplitFiles(tuple(self.images[i] for i in chosen), labels)
 
 
-class LabelTable:
-    """The way from the ids in label files to class indices.
-
-    Args:
-        classes: Class index, 0-254, of every id that a file may have; None is void.
-    """
-
-    def __init__(self, classes: Mapping[int, int | None]) -> None:
-        # The last entry, which is also entry -1, stands for every id beyond the table.
-        self._table = np.full(max(classes) + 2, -1, dtype=np.int16)
-        for id_, label in classes.items():
-            self._table[id_] = VOID if label is None else label
-        self._known = _ranges(sorted(classes))
-
-    def __call__(self, ids: np.ndarray, *, origin: Path) -> np.ndarray:
-        """Return the class index (uint8 `[H, W]`, `VOID` where void) of integer ids `[H, W]`.
-
-        Raises:
-            ValueError: An id is unknown; `origin` is named.
-        """
-        ids = ids.astype(np.int32)
-        labels = self._table[np.clip(ids, -1, len(self._table) - 1)]
-        unknown = np.unique(ids[labels < 0]).tolist()
-        if unknown:
-            raise ValueError(
-                f"{origin} has label ids {_ranges(unknown)}, but those that have a meaning are "
-                f"{self._known}. Get the labels as they were published, or map the ids first."
-            )
-        return labels.astype(np.uint8)
-
-
 class SegmentationDomain(Domain):
     """A domain of image files and label files.
 
@@ -99,16 +71,17 @@ class SegmentationDomain(Domain):
     `unlabelled` works. A folder of labels that lacks some of them is an error.
 
     Args:
-        data_root: The folder of all data sets; the domain's own is the one of its name.
+        data_root: The folder of all data sets.
         size: Height and width of images and labels; None is `default_size`.
         classes: One of `class_lists`; None is the first.
+        folder: The domain's own folder; None is the one of its name in `data_root`.
 
     Attributes:
         default_size: Height and width, where none are asked for.
         layout: What is expected in the folder, a line each, for messages.
         remedy: How to get the data set, for messages.
         folder: The folder that is read.
-        class_list: The name of the class list.
+        class_list: The name of the class list; empty where there are none to choose from.
 
     Raises:
         ValueError: There is no such class list.
@@ -125,20 +98,26 @@ class SegmentationDomain(Domain):
         *,
         size: tuple[int, int] | None = None,
         classes: str | None = None,
+        folder: Path | None = None,
     ) -> None:
         super().__init__(data_root)
-        self.folder = data_root / self.name
+        self.folder = folder or data_root / self.name
         self.image_shape = (3, *(size or self.default_size))
-        self.class_list = classes or next(iter(self.class_lists))
-        if self.class_list not in self.class_lists:
-            raise ValueError(
-                f"Domain {self.name!r} has no class list {self.class_list!r}."
-                f"{did_you_mean(self.class_list, self.class_lists)} It has "
-                f"{', '.join(self.class_lists)}."
-            )
-        self.class_names = self.class_lists[self.class_list]
+        self.class_list = self._choose_list(classes)
+        self.class_names = self.class_lists.get(self.class_list, ())
         self._listed: dict[Split, SplitFiles] = {}
         self._opened: dict[Split, Stored] = {}
+
+    def _choose_list(self, classes: str | None) -> str:
+        if not self.class_lists:
+            return ""
+        chosen = next(iter(self.class_lists)) if classes is None else classes
+        if chosen not in self.class_lists:
+            raise ValueError(
+                f"Domain {self.name!r} has no class list {chosen!r}."
+                f"{did_you_mean(chosen, self.class_lists)} It has {', '.join(self.class_lists)}."
+            )
+        return chosen
 
     @abstractmethod
     def _list(self, split: Split) -> SplitFiles:
@@ -161,7 +140,7 @@ class SegmentationDomain(Domain):
 
         They are mapped from a file: nobody should write to them.
         """
-        if self._files(split).labels is None:
+        if not self.class_lists or self._files(split).labels is None:
             raise LabelsMissingError(
                 f"Domain {self.name!r} has no labels for its {split!r} split: there is no folder "
                 f"of them in {self.folder}. Take it as a target, or get the labels."
@@ -189,8 +168,9 @@ class SegmentationDomain(Domain):
         return self._opened[split]
 
     def _recipe(self, split: Split) -> Recipe:
-        files, classes = self._files(split), self._classes_of_ids()
-        table, size = LabelTable(classes), (self.image_shape[1], self.image_shape[2])
+        files, size = self._files(split), self.image_shape[1:]
+        classes = {} if files.labels is None else self._classes_of_ids()
+        table = LabelTable(classes)
 
         def decode(index: int) -> Decoded:
             image = read_image(files.images[index])
@@ -238,6 +218,25 @@ class SegmentationDomain(Domain):
             f"To get them: {self.remedy}",
         ]
         return DataMissingError("\n".join(lines))
+
+    def _carve(self, whole: SplitFiles, *, held_out: int, test: int = 0) -> dict[Split, SplitFiles]:
+        """Make three of one: the first of `fixed_permutation` are held out, the next test.
+
+        Raises:
+            DataMissingError: Nothing is left to train on.
+        """
+        count, kept = len(whole.images), held_out + test
+        if count <= kept:
+            raise DataMissingError(
+                f"Of the images of {self.name!r}, {held_out} are held out and {test} test, so more "
+                f"than {kept} are needed, but {self.folder} has {count}. To get more: {self.remedy}"
+            )
+        order = fixed_permutation(count).tolist()
+        return {
+            "held_out": whole.take(order[:held_out]),
+            "test": whole.take(order[held_out:kept]),
+            "train": whole.take(order[kept:]),
+        }
 
     def _pair(
         self,
@@ -306,80 +305,12 @@ class OneFolderDomain(SegmentationDomain):
         whole = self._pair(
             self.folder / self.images, self.folder / self.labels, leave_out=self.faulty
         )
-        count, kept = len(whole.images), self.held_out_size + self.test_size
-        if count <= kept:
-            raise DataMissingError(
-                f"Of the images of {self.name!r}, {self.held_out_size} are held out and "
-                f"{self.test_size} test, so more than {kept} are needed, but {count} are in "
-                f"{self.folder / self.images}. Get the rest: {self.remedy}"
-            )
-        order = fixed_permutation(count).tolist()
-        parts: dict[Split, list[int]] = {
-            "held_out": order[: self.held_out_size],
-            "test": order[self.held_out_size : kept],
-            "train": order[kept:],
-        }
-        return whole.take(parts[split])
-
-
-def read_image(path: Path) -> Image.Image:
-    """Return an image file's pixels as RGB.
-
-    Raises:
-        ValueError: It cannot be read; `path` is named.
-    """
-    return _read(path, lambda image: image.convert("RGB"))
-
-
-def read_ids(path: Path) -> np.ndarray:
-    """Return the ids of a label file with one channel, or with a palette: integers `[H, W]`.
-
-    Raises:
-        ValueError: It cannot be read or has other channels; `path` is named.
-    """
-    image = _read(path, lambda image: image.copy())
-    if image.mode not in _ID_MODES:
-        raise ValueError(
-            f"Label files have one channel of ids, but {path} is of mode {image.mode}. Convert it "
-            "from colours to ids."
-        )
-    return np.asarray(image)
-
-
-def damaged(path: Path, error: Exception) -> ValueError:
-    """Return the error that says that an image file cannot be read, and what to do."""
-    return ValueError(
-        f"{path} cannot be read as an image: {error!r}. It is damaged, or cut off, or something "
-        "else; remove it and get it again."
-    )
-
-
-def resize_image(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """Return uint8 `[3, H, W]` of an RGB image, resized to `size` (bilinear, antialiased)."""
-    if image.size != size[::-1]:
-        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
-    return np.asarray(image).transpose(2, 0, 1)
-
-
-def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return labels (uint8 `[H, W]`) resized to `size`, each the nearest to its pixel's centre."""
-    if labels.shape == size:
-        return labels
-    resized = Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST)
-    return np.asarray(resized)
+        return self._carve(whole, held_out=self.held_out_size, test=self.test_size)[split]
 
 
 def list_images(folder: Path) -> list[Path]:
     """Return the image files of a folder, sorted by name; none if there is no such folder."""
     return list(_by_stem(folder, None).values())
-
-
-def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return take(image)
-    except (*_DAMAGE, Image.DecompressionBombError) as error:
-        raise damaged(path, error) from error
 
 
 def _check_sizes(image: Image.Image, of_image: Path, ids: np.ndarray, of_label: Path) -> None:
@@ -426,14 +357,3 @@ def _told(what: str, names: list[str]) -> str:
         return ""
     more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
     return f"\n{what} ({len(names)}): {', '.join(sorted(names)[:_TOLD])}{more}"
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Write sorted numbers briefly: 0-3, 7."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1] = [runs[-1][0], number]
-        else:
-            runs.append([number, number])
-    return ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in runs)
