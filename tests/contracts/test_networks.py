@@ -181,7 +181,7 @@ def test_a_copy_has_layers_of_its_own_under_the_same_names(
     assert torch.equal(network(images), before)
 
 
-def test_layers_are_found_again_after_submodules_were_exchanged(network: MatchableNetwork) -> None:
+def test_layers_stay_submodules_when_batch_norm_is_synchronised(network: MatchableNetwork) -> None:
     synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     assert set(synchronised.layers.values()) <= set(synchronised.modules())
 
@@ -230,6 +230,13 @@ def test_channels_last_gives_the_same(network: MatchableNetwork, images: Tensor)
     relaid = network.to(memory_format=torch.channels_last)
     torch.testing.assert_close(relaid(images), expected)
     torch.testing.assert_close(relaid(images.to(memory_format=torch.channels_last)), expected)
+
+
+def test_all_tensors_move_with_the_network(network: MatchableNetwork, images: Tensor) -> None:
+    expected = network(images).shape
+    moved = network.to("meta")(images.to("meta"))
+    assert moved.is_meta
+    assert moved.shape == expected
 
 
 def test_double_precision_gives_the_same_more_precisely(
