@@ -6,13 +6,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 from gam_ray.domains.base import VOID
 from gam_ray.domains.street_classes import Colour
 
 _ID_MODES = frozenset({"I", "I;16", "I;16B", "L", "P"})
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_COLOURS = frozenset({"RGB", "RGBA"})
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 _TOLD = 10
 
 
@@ -48,12 +60,12 @@ class LabelTable:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Return an image file's pixels as RGB.
+    """Return an image file's pixels as RGB, turned as its EXIF orientation says.
 
     Raises:
         ValueError: It cannot be read; `path` is named.
     """
-    return _read(path, lambda image: image.convert("RGB"))
+    return _read(path, lambda image: ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def read_ids(path: Path) -> np.ndarray:
@@ -85,7 +97,7 @@ def read_coloured_ids(path: Path, ids: Mapping[Colour, int]) -> np.ndarray:
         ValueError: It cannot be read, or a colour has no id; `path` is named.
     """
     image = _read(path, lambda image: image.copy())
-    if image.mode not in {"RGB", "RGBA"}:
+    if image.mode not in _COLOURS:
         return _as_ids(image, path)
     packed = _packed(np.asarray(image.convert("RGB")))
     colours = np.array(sorted(ids), dtype=np.uint8)
@@ -102,12 +114,32 @@ def read_coloured_ids(path: Path, ids: Mapping[Colour, int]) -> np.ndarray:
     return np.array([ids[colour] for colour in sorted(ids)])[places]
 
 
-def damaged(path: Path, error: Exception) -> ValueError:
-    """Return the error that says that an image file cannot be read, and what to do."""
-    return ValueError(
-        f"{path} cannot be read as an image: {error!r}. It is damaged, or cut off, or something "
-        "else; remove it and get it again."
-    )
+def read_first_channel(path: Path) -> np.ndarray:
+    """Return the first channel, up to 255, of a PNG of 16 bits a channel: uint8 `[H, W]`.
+
+    A file with one channel is read as by `read_ids`.
+
+    Raises:
+        ValueError: It cannot be read, or has three channels of 8 bits; `path` is named.
+    """
+    image = _read(path, _with_lower_bytes)
+    return np.asarray(image)[..., 0] if image.mode in _COLOURS else _as_ids(image, path)
+
+
+def _with_lower_bytes(image: Image.Image) -> Image.Image:
+    """Return the lower bytes of channels of 16 bits: Pillow alone keeps the upper ones, all 0."""
+    if image.mode in _COLOURS:
+        if not (isinstance(image, PngImageFile) and _is_of_sixteen_bits(image)):
+            raise ValueError("ids are in the first of three channels of 16 bits, but these have 8")
+        # Taken for 16 bits in the other order of bytes, the lower ones are the upper ones.
+        image.tile = [
+            tile._replace(args=str(tile.args).replace("16B", "16L")) for tile in image.tile
+        ]
+    return image.copy()
+
+
+def _is_of_sixteen_bits(image: PngImageFile) -> bool:
+    return all(str(tile.args).endswith("16B") for tile in image.tile)
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -129,8 +161,11 @@ def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image
     try:
         with Image.open(path) as image:
             return take(image)
-    except (*_DAMAGE, Image.DecompressionBombError) as error:
-        raise damaged(path, error) from error
+    except _DAMAGE as error:
+        raise ValueError(
+            f"{path} cannot be read as an image: {error!r}. It is damaged, or cut off, or "
+            "something else; remove it and get it again."
+        ) from error
 
 
 def _packed(colours: np.ndarray) -> np.ndarray:

@@ -327,10 +327,10 @@ def _by_stem(folder: Path, ending: str | None) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         suffix = path.suffix if ending is None else ending
-        fits = suffix.lower() in _IMAGE_SUFFIXES if ending is None else path.name.endswith(suffix)
-        if path.name.startswith(".") or not fits:
+        fits = suffix.lower() in _IMAGE_SUFFIXES if ending is None else True
+        if not (fits and path.name.lower().endswith(suffix.lower())) or path.name.startswith("."):
             continue
-        stem = path.relative_to(folder).as_posix().removesuffix(suffix)
+        stem = path.relative_to(folder).as_posix()[: -len(suffix)]
         if stem in found:
             raise ValueError(
                 f"An image's name is its own, but {found[stem]} and {path} differ in their suffix "

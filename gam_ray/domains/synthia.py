@@ -6,9 +6,8 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
-import torch
 
-from gam_ray.domains.label_files import damaged
+from gam_ray.domains.label_files import read_first_channel
 from gam_ray.domains.registry import register_domain
 from gam_ray.domains.segmentation import OneFolderDomain
 from gam_ray.domains.street_classes import SYNTHIA_13, SYNTHIA_16, SYNTHIA_IDS, classes_of_ids
@@ -46,11 +45,4 @@ class Synthia(OneFolderDomain):
         return classes_of_ids(SYNTHIA_IDS, self.class_list)
 
     def _read_ids(self, path: Path) -> np.ndarray:
-        # Pillow reads only the upper 8 bits of coloured PNGs of 16: all of these ids would be 0.
-        from torchvision.io import ImageReadMode, decode_image
-
-        try:
-            channels = decode_image(str(path), mode=ImageReadMode.UNCHANGED)
-        except RuntimeError as error:
-            raise damaged(path, error) from error
-        return channels[0].to(torch.int32).numpy()
+        return read_first_channel(path)
