@@ -31,7 +31,7 @@ from gam_ray.adaptation.objectives import (
     LeastSquaresLoss,
     drift,
 )
-from gam_ray.adaptation.step import GeneralMatching, HealthMeter, Players
+from gam_ray.adaptation.step import GeneralMatching, HealthMeter, Players, loss_ratios
 from gam_ray.adaptation.taps import TappedNetwork, Taps, choose_layers
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "gather_rows",
     "layer_moments",
     "layers_to_match",
+    "loss_ratios",
     "match_network",
     "rank",
     "remeasure",

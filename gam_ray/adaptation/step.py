@@ -21,6 +21,9 @@ from gam_ray.adaptation.discriminators import Discriminators
 from gam_ray.adaptation.objectives import ADVERSARIAL_LOSSES, drift
 from gam_ray.adaptation.taps import TappedNetwork
 
+# A discriminator's loss below this is as good as none; it keeps ratios finite.
+SMALLEST_LOSS = 1e-12
+
 
 @dataclass(frozen=True)
 class Players:
@@ -91,7 +94,6 @@ class GeneralMatching:
             What the step saw, as scalars of this worker, detached: ``loss/target``,
             ``loss/drift``, ``gradient_norm/target``, and for each layer L
             ``loss/discriminator/L``, ``loss/adversarial/L`` (both without λ),
-            ``loss_ratio/L`` (the second by the first; 1 where the two cannot be told apart),
             ``gradient_norm/L`` of its discriminator (λ as well), and ``accuracy/source/L`` and
             ``accuracy/target/L``, the shares of activations that it placed right.
         """
@@ -108,11 +110,7 @@ class GeneralMatching:
         norms = self._gradient_norms()
         players.discriminator_optimizer.step()
         players.target_optimizer.step()
-        ratios = {
-            f"loss_ratio/{name}": adversarial[f"loss/adversarial/{name}"] / loss
-            for name, loss in discriminator_losses.items()
-        }
-        seen = {**health, **adversarial, **ratios, **norms}
+        seen = {**health, **adversarial, **norms}
         return {name: value.detach() for name, value in seen.items()}
 
     def _weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
@@ -188,6 +186,23 @@ class HealthMeter:
         means = self.means()
         self._sums, self._steps = {}, 0
         return means
+
+
+def loss_ratios(means: Mapping[str, float]) -> dict[str, float]:
+    """``loss_ratio/L`` of each layer: its adversarial loss by its discriminator's.
+
+    1 where the discriminator cannot tell the domains apart; the more it wins, the larger.
+
+    Args:
+        means: Of what steps returned.
+    """
+    prefix = "loss/discriminator/"
+    layers = [name.removeprefix(prefix) for name in means if name.startswith(prefix)]
+    return {
+        f"loss_ratio/{layer}": means[f"loss/adversarial/{layer}"]
+        / max(means[f"{prefix}{layer}"], SMALLEST_LOSS)
+        for layer in layers
+    }
 
 
 def _data_parallel(module: nn.Module, *, find_unused_parameters: bool) -> nn.Module:

@@ -20,6 +20,7 @@ from gam_ray.adaptation import (
     broadcast_object,
     build_discriminator,
     choose_layers,
+    loss_ratios,
     rank,
     remeasure,
     shard,
@@ -154,7 +155,7 @@ class GeneralRun:
             means = health.take()
             _check_finite(means, step)
             self._remeasure()
-            goes_on = self._report(step, means)
+            goes_on = self._report(step, {**means, **loss_ratios(means)})
             self._start(step)
             if not goes_on:
                 return step, step < config.steps

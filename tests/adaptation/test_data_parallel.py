@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_network import (
+    LAYERS,
     SOURCE_IMAGES,
     TARGET_IMAGES,
     batch,
@@ -33,7 +34,9 @@ def adapt(folder: Path) -> None:
     """Ten steps on shares of the same batches; every worker writes what it ends with."""
     for drift in DRIFTS:
         players = tiny_players(momentum=0.3)
-        matching = GeneralMatching(players, weight=0.5, adversary="gan", drift_weight=drift)
+        matching = GeneralMatching(
+            players, weights=dict.fromkeys(LAYERS, 0.5), adversary="gan", drift_weight=drift
+        )
         health = HealthMeter()
         for step in range(10):
             source, target = batch(SOURCE_IMAGES, step), batch(TARGET_IMAGES, step)

@@ -9,6 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from gam_ray.adaptation import (
     Discriminators,
     GANLoss,
+    InvertedLabelsLoss,
     LeastSquaresLoss,
     build_discriminator,
     drift,
@@ -40,6 +41,20 @@ def test_the_least_squares_loss_is_the_squared_error_to_1_and_0(
     )
 
 
+@given(source=logits, target=logits)
+def test_inverted_labels_are_the_gan_loss_of_the_difference_of_two_outputs(
+    source: torch.Tensor, target: torch.Tensor
+) -> None:
+    pairs = [torch.cat([x / 3, 4 * x / 3], dim=1) for x in (source, target)]
+    two, one = InvertedLabelsLoss(), GANLoss()
+    torch.testing.assert_close(two.discriminator(*pairs), one.discriminator(source, target))
+    torch.testing.assert_close(two.target(pairs[1]), one.target(target))
+    # Rounding may decide at the boundary itself.
+    clear = source[:, 0].abs() > 1e-9
+    says = two.says_source(pairs[0])[clear], one.says_source(source)[clear, 0]
+    assert torch.equal(*says)
+
+
 def test_an_undecided_discriminator_has_the_known_losses() -> None:
     undecided = torch.zeros(4, 1)
     assert float(GANLoss().discriminator(undecided, undecided)) == pytest.approx(0.6931472)
@@ -58,10 +73,11 @@ def test_extreme_logits_give_finite_losses_and_gradients() -> None:
 def test_drift_is_the_squared_distance_over_all_parameters() -> None:
     source = [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]
     target = [torch.tensor([2.0, 0.0]), torch.tensor([[6.0]])]
-    assert float(drift(source, target)) == 1 + 4 + 9
-    assert float(drift(source, source)) == 0
+    assert float(drift(source, target, reduction="sum")) == 1 + 4 + 9
+    assert float(drift(source, target, reduction="mean")) == (1 + 4) / 2 + 9
+    assert float(drift(source, source, reduction="sum")) == 0
     with pytest.raises(ValueError, match="shorter"):
-        drift(source, target[:1])
+        drift(source, target[:1], reduction="sum")
 
 
 def test_vectors_get_the_authors_discriminator() -> None:

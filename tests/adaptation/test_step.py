@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.nn.functional import (
     binary_cross_entropy_with_logits,
     conv2d,
+    cross_entropy,
     leaky_relu,
     max_pool2d,
     mse_loss,
 )
 
-from gam_ray.adaptation import GeneralMatching, HealthMeter
+from gam_ray.adaptation import GeneralMatching, HealthMeter, loss_ratios
 
-WEIGHT, STEPS = 0.3, 3
+WEIGHTS, STEPS = {"conv1": 0.1, "fc2": 0.7}, 3
 Named = dict[str, Tensor]
 
 
@@ -125,6 +126,7 @@ class PlainGame:
     match: Callable[[str, Tensor], Tensor]
     adversary: str
     drift: float
+    reduction: str
     target_adam: Adam = field(default_factory=Adam)
     judges_adam: Adam = field(default_factory=Adam)
 
@@ -136,25 +138,45 @@ class PlainGame:
         on_source = judge(judges, forward(self.frozen, source_images, unmatched))
         on_target = judge(judges, activations)
         on_detached = judge(judges, {name: a.detach() for name, a in activations.items()})
-        error = binary_cross_entropy_with_logits if self.adversary == "gan" else mse_loss
         judging, fooling = {}, {}
         for name in LAYERS:
-            one, zero = torch.ones_like(on_source[name]), torch.zeros_like(on_source[name])
-            judging[name] = (error(on_source[name], one) + error(on_detached[name], zero)) / 2
-            fooling[name] = error(on_target[name], one)
-        distance = torch.stack([(target[n] - p).pow(2).sum() for n, p in self.frozen.items()]).sum()
-        total = WEIGHT * (fooling["conv1"] + fooling["fc2"]) + self.drift * distance
-        self.target = self.target_adam.step(target, gradients(total, target))
-        judging_total = judging["conv1"] + judging["fc2"]
-        self.judges = self.judges_adam.step(judges, gradients(judging_total, judges))
-        boundary = 0.0 if self.adversary == "gan" else 0.5
+            ones = self.error(on_source[name], 1) + self.error(on_detached[name], 0)
+            judging[name], fooling[name] = ones / 2, self.error(on_target[name], 1)
+        squares = {n: (target[n] - p).pow(2) for n, p in self.frozen.items()}
+        parts = [x.mean() if self.reduction == "mean" else x.sum() for x in squares.values()]
+        distance = torch.stack(parts).sum()
+        total = 0.1 * fooling["conv1"] + 0.7 * fooling["fc2"] + self.drift * distance
+        judging_total = 0.1 * judging["conv1"] + 0.7 * judging["fc2"]
+        of_target, of_judges = gradients(total, target), gradients(judging_total, judges)
+        self.target = self.target_adam.step(target, of_target)
+        self.judges = self.judges_adam.step(judges, of_judges)
         seen = {"loss/drift": distance, "loss/target": total}
+        seen["gradient_norm/target"] = length(of_target)
         for name in LAYERS:
             seen[f"loss/discriminator/{name}"] = judging[name]
             seen[f"loss/adversarial/{name}"] = fooling[name]
-            seen[f"accuracy/source/{name}"] = (on_source[name] > boundary).double().mean()
-            seen[f"accuracy/target/{name}"] = (on_target[name] <= boundary).double().mean()
+            seen[f"gradient_norm/{name}"] = length(of_judges, f"by_layer.{name}.")
+            seen[f"accuracy/source/{name}"] = self.says_source(on_source[name]).double().mean()
+            seen[f"accuracy/target/{name}"] = (~self.says_source(on_target[name])).double().mean()
         return seen
+
+    def error(self, logits: Tensor, label: int) -> Tensor:
+        """The adversarial loss of logits that should say `label`, 1 for source."""
+        if self.adversary == "inverted":
+            classes = torch.full((len(logits), *logits.shape[2:]), label)
+            return cross_entropy(logits, classes)
+        error = binary_cross_entropy_with_logits if self.adversary == "gan" else mse_loss
+        return error(logits, torch.full_like(logits, label))
+
+    def says_source(self, logits: Tensor) -> Tensor:
+        if self.adversary == "inverted":
+            return logits.argmax(1) == 1
+        return logits > (0.0 if self.adversary == "gan" else 0.5)
+
+
+def length(gradients: dict[str, Tensor | None], prefix: str = "") -> Tensor:
+    found = [g.flatten() for n, g in gradients.items() if g is not None and n.startswith(prefix)]
+    return torch.cat(found).norm()
 
 
 def gradients(loss: Tensor, parameters: Named) -> dict[str, Tensor | None]:
@@ -183,13 +205,14 @@ def assert_equal(module: nn.Module, expected: Named) -> None:
         torch.testing.assert_close(parameter, expected[name], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("drift", [0.0, 1.0])
+@pytest.mark.parametrize("drift", [(0.0, "sum"), (1.0, "sum"), (1.0, "mean")], ids=str)
 @pytest.mark.parametrize("momentum", [None, 0.0, 0.3], ids=["plain", "initial", "running"])
-@pytest.mark.parametrize("adversary", ["gan", "lsgan"])
+@pytest.mark.parametrize("adversary", ["gan", "inverted", "lsgan"])
 def test_three_steps_are_those_of_plain_torch(
-    adversary: str, momentum: float | None, drift: float
+    adversary: str, momentum: float | None, drift: tuple[float, str]
 ) -> None:
-    players = tiny_players(momentum=momentum)
+    """Inverted labels, no matching and the mean are the authors' code; gan and sum are Eq. 3."""
+    players = tiny_players(momentum=momentum, outputs=2 if adversary == "inverted" else 1)
     frozen = copied(players.source)
     matching = None if momentum is None else matching_of(frozen, momentum)
     plain = PlainGame(
@@ -198,9 +221,16 @@ def test_three_steps_are_those_of_plain_torch(
         judges=copied(players.discriminators),
         match=matching.train if matching else unmatched,
         adversary=adversary,
-        drift=drift,
+        drift=drift[0],
+        reduction=drift[1],
     )
-    general = GeneralMatching(players, weight=WEIGHT, adversary=adversary, drift_weight=drift)
+    general = GeneralMatching(
+        players,
+        weights=WEIGHTS,
+        adversary=adversary,
+        drift_weight=drift[0],
+        drift_reduction=drift[1],
+    )
     for step in range(STEPS):
         images = batch(SOURCE_IMAGES, step), batch(TARGET_IMAGES, step)
         seen, expected = general.step(*images), plain.step(*images)
@@ -219,6 +249,13 @@ def test_three_steps_are_those_of_plain_torch(
     assert moved == plain.target.keys() - {"fc3.weight"}
 
 
+def test_loss_ratios_are_one_where_a_discriminator_is_undecided() -> None:
+    even = {"loss/discriminator/a": 0.25, "loss/adversarial/a": 0.25, "loss/drift": 3.0}
+    won = {"loss/discriminator/b": 0.0, "loss/adversarial/b": 2.0}
+    assert loss_ratios(even) == {"loss_ratio/a": 1.0}
+    assert loss_ratios({**even, **won})["loss_ratio/b"] > 1e6
+
+
 def test_the_health_meter_gives_means_and_starts_anew() -> None:
     meter = HealthMeter()
     assert meter.take() == {}
@@ -232,7 +269,9 @@ def test_the_health_meter_gives_means_and_starts_anew() -> None:
 
 def test_a_step_leaves_the_activations_health_without_gradient() -> None:
     players = tiny_players(momentum=0.0)
-    general = GeneralMatching(players, weight=1.0, adversary="gan", drift_weight=1.0)
+    general = GeneralMatching(
+        players, weights=dict.fromkeys(LAYERS, 1.0), adversary="gan", drift_weight=1.0
+    )
     seen = general.step(batch(SOURCE_IMAGES, 0), batch(TARGET_IMAGES, 0))
     assert not any(value.requires_grad for value in seen.values())
     assert all(p.grad is None for p in players.source.parameters())

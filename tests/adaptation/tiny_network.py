@@ -79,7 +79,7 @@ def in_uneven_batches(images: Tensor) -> Iterator[Tensor]:
     yield mine[4:]
 
 
-def tiny_players(*, momentum: float | None) -> Players:
+def tiny_players(*, momentum: float | None, outputs: int = 1) -> Players:
     """Players with equal weights at every call; without matching where momentum is None."""
     source = tiny_network()
     target = deepcopy(source)
@@ -96,7 +96,9 @@ def tiny_players(*, momentum: float | None) -> Players:
     examples = TappedNetwork(source, chosen)(SOURCE_IMAGES[:2])
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        judges = {name: build_discriminator(value.shape) for name, value in examples.items()}
+        judges = {
+            name: build_discriminator(x.shape, outputs=outputs) for name, x in examples.items()
+        }
     discriminators = Discriminators(judges).double()
     return Players(
         source=source.requires_grad_(requires_grad=False),

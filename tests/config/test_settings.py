@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from gam_ray.config import (
     AdaptationConfig,
+    FineTuningConfig,
     MomentsConfig,
     ObjectiveConfig,
     OptimizerConfig,
@@ -26,12 +27,22 @@ from gam_ray.config import (
     derive_seed,
 )
 
-BASE = TrialConfig(task=TaskConfig(source="mnist", target="usps"))
+BASE = TrialConfig(
+    task=TaskConfig(source="mnist", target="usps"),
+    adaptation=AdaptationConfig(layer_weights={"fc3": 0.3}),
+    fine_tuning=FineTuningConfig(images=10),
+)
 # For every setting of a trial another value than BASE has.
 OTHER: dict[str, Any] = {
     "task.source": "usps",
     "task.target": "mnist",
     "task.network": "erfnet",
+    "task.size": [32, 48],
+    "task.classes": "camvid-11",
+    "pretraining.weights": "imagenet",
+    "pretraining.schedule": "poly",
+    "pretraining.augmentation.flip": True,
+    "pretraining.augmentation.crop": [24, 24],
     "pretraining.steps": 9_999,
     "pretraining.batch_size": 64,
     "pretraining.learning_rate": 2e-3,
@@ -39,18 +50,26 @@ OTHER: dict[str, Any] = {
     "pretraining.seed": 1,
     "adaptation.kind": "gaussian",
     "adaptation.weight": 0.2,
+    "adaptation.layer_weights.fc3": 0.4,
     "adaptation.layers": ["fc3"],
     "adaptation.adversary": "lsgan",
     "adaptation.gaussian": False,
     "adaptation.moments.kind": "initial",
     "adaptation.moments.momentum": 0.2,
     "adaptation.drift": 0.5,
+    "adaptation.drift_reduction": "mean",
     "optimizer.target_lr": 1e-4,
     "optimizer.discriminator_lr": 1e-4,
     "optimizer.beta1": 0.9,
     "steps": 9_999,
     "batch_size": 64,
     "report_every": 499,
+    "augmentation.flip": True,
+    "augmentation.crop": [24, 24],
+    "fine_tuning.images": 25,
+    "fine_tuning.steps": 100,
+    "fine_tuning.batch_size": 8,
+    "fine_tuning.learning_rate": 1e-3,
     "seed": 1,
 }
 

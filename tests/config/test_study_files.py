@@ -382,3 +382,33 @@ def test_any_space_in_a_good_study_is_a_study_or_a_config_error(folder: Path, da
     content = {"name": "a", "trial": {"task": {"source": "a", "target": "b"}}, "space": data}
     (folder / "data.yaml").write_text(json.dumps(content), encoding="utf-8")
     loads_or_is_refused(folder / "data.yaml")
+
+
+# Forms
+
+
+def written(tmp_path: Path, adaptation: str) -> Path:
+    file = tmp_path / "trial.yaml"
+    file.write_text(f"task: {{source: mnist, target: usps}}\nadaptation: {adaptation}\n")
+    return file
+
+
+def test_the_release_form_is_the_authors_code_and_what_is_written_wins(tmp_path: Path) -> None:
+    found = load_trial_config(written(tmp_path, "{form: release, drift: 0}")).adaptation
+    assert [found.weight_of(layer) for layer in ("fc3", "fc4")] == [0.1, 1.0]
+    assert (found.adversary, found.gaussian) == ("inverted", False)
+    assert (found.drift, found.drift_reduction) == (0, "mean")
+
+
+def test_the_paper_form_is_the_default(tmp_path: Path) -> None:
+    found = load_trial_config(written(tmp_path, "{form: paper}")).adaptation
+    assert found == load_trial_config(written(tmp_path, "{}")).adaptation
+    assert (found.weight, found.drift, found.drift_reduction) == (0.1, 1.0, "sum")
+
+
+def test_an_unknown_form_is_told_with_its_neighbour_beside_other_problems(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_trial_config(written(tmp_path, "{form: relase, drift: -1}"))
+    lines = str(caught.value).splitlines()
+    assert any("adaptation.form" in line and "did you mean 'release'?" in line for line in lines)
+    assert any("adaptation.drift" in line for line in lines)
