@@ -34,7 +34,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     rows = []
     for job in options.jobs:
-        runs = [run(job, seed, options.data_root) for seed in options.seeds]
+        config = load_study_config(job)
+        runs = [run(seeded(config, seed), options.data_root) for seed in options.seeds]
         rows.append({"job": str(job), "seeds": options.seeds, "runs": runs, **summary(runs)})
         print(markdown(rows[-1]), flush=True)
     if options.json:
@@ -42,9 +43,8 @@ def main() -> None:
         options.json.write_text(json.dumps({**stamp, "rows": rows}, indent=1) + "\n")
 
 
-def run(job: Path, seed: int, data_root: Path | None) -> dict[str, Any]:
+def run(config: StudyConfig, data_root: Path | None) -> dict[str, Any]:
     """One study's figures: accuracies in percent on the target's test split, seconds."""
-    config = seeded(load_study_config(job), seed)
     study = Study(config, data_root=data_root)
     started = time.monotonic()
     choice = study.run()
@@ -54,13 +54,15 @@ def run(job: Path, seed: int, data_root: Path | None) -> dict[str, Any]:
         if end.oracle and end.state != "failed" and record.role == "search"
     ]
     return {
-        "seed": seed,
+        "seed": config.search.seed,
         "trials": results.status(study.store)["trials"],
         "none": 100 * choice["no_adaptation"]["oracle"]["test"],
         "chosen": 100 * choice["oracle"]["test"],
         "best": max(oracles),
         "score": choice["score"],
         "trial": choice["trial"]["name"],
+        "settings": choice["settings"],
+        "oracle": choice["oracle"],
         "seconds": results.status(study.store)["elapsed_s"],
         "seconds_now": time.monotonic() - started,
     }

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from table1 import ADAPTATIONS, FULL, SHORT
-from tables import Row, parser, run_rows
+from tables import Row, finish, parser, run_rows
 
 TASKS = {
     "MNIST odd→USPS": ("mnist-odd", "usps"),
@@ -41,4 +41,4 @@ def rows(lengths: dict[str, Any]) -> list[Row]:
 
 if __name__ == "__main__":
     options = parser(__doc__.splitlines()[0], seeds=range(5)).parse_args()
-    run_rows(rows(FULL if options.full else SHORT), options)
+    finish(run_rows(rows(FULL if options.full else SHORT), options), options)

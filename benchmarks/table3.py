@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables import Row, parser, run_rows
+from tables import Row, finish, parser, run_rows
 
 TITLE = "streets→CamVid"
 FOUR = ["layer4", "layer8", "layer12", "layer17"]
@@ -67,4 +67,4 @@ def rows(lengths: dict[str, Any]) -> list[Row]:
 
 if __name__ == "__main__":
     options = parser(__doc__.splitlines()[0], seeds=range(3)).parse_args()
-    run_rows(rows(FULL if options.full else SHORT), options)
+    finish(run_rows(rows(FULL if options.full else SHORT), options), options)

@@ -54,8 +54,8 @@ def parser(description: str, *, seeds: Sequence[int]) -> argparse.ArgumentParser
     return options
 
 
-def run_rows(rows: Sequence[Row], options: argparse.Namespace) -> dict[str, Any]:
-    """Run what is not done yet, print the table in Markdown, write and return the figures.
+def run_rows(rows: Sequence[Row], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run what is not done yet; the figures of each row.
 
     Rows of one source network wait for each other's pretraining through the source cache.
     """
@@ -77,15 +77,18 @@ def run_rows(rows: Sequence[Row], options: argparse.Namespace) -> dict[str, Any]
                 file=sys.stderr,
                 flush=True,
             )
-    figures = [
+    return [
         summary(row, [done[row.task, row.name, seed] for seed in options.seeds]) for row in rows
     ]
-    content = {**stamp(), "seeds": options.seeds, "rows": figures}
+
+
+def finish(figures: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
+    """Print the table in Markdown and write the figures."""
     print(markdown(figures))
     if options.json:
+        content = {**stamp(), "seeds": options.seeds, "rows": figures}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(content, indent=1) + "\n")
-    return content
 
 
 def run(config: TrialConfig, folder: Path, data_root: Path | None) -> dict[str, Any]:
@@ -151,7 +154,6 @@ def summary(row: Row, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "task": row.task,
         "row": row.name,
         "percent": {name: spread([100 * run["oracle"][name] for run in runs]) for name in names},
-        "source_accuracy": spread([100 * run["metrics"]["score/source_accuracy"] for run in runs]),
         "seconds": spread([run["seconds"] for run in runs]),
         "steps": runs[0]["steps"],
         "commits": sorted({run["commit"] for run in runs}),
