@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from gam_ray.adaptation import rank, world_size
 from gam_ray.config import AugmentationConfig, derive_seed
@@ -20,12 +21,7 @@ class Augmentation:
     """
 
     def __init__(self, config: AugmentationConfig, seed: int) -> None:
-        transforms: list[v2.Transform] = []
-        if config.crop:
-            transforms.append(v2.RandomCrop(config.crop))
-        if config.flip:
-            transforms.append(v2.RandomHorizontalFlip())
-        self._transform = v2.Compose(transforms) if transforms else None
+        self._transform = _transform(config) if config.flip or config.crop else None
         self._seed = seed
 
     def images(self, images: Tensor, *, step: int) -> Tensor:
@@ -49,11 +45,26 @@ class Augmentation:
         return torch.stack([image for image, _ in changed]), torch.stack([x for _, x in changed])
 
     def _pair(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        from torchvision import tv_tensors
+
         assert self._transform is not None
         if not label.dim():
             return self._transform(tv_tensors.Image(image)).as_subclass(torch.Tensor), label
         both = self._transform(tv_tensors.Image(image), tv_tensors.Mask(label))
         return both[0].as_subclass(torch.Tensor), both[1].as_subclass(torch.Tensor)
+
+
+def _transform(config: AugmentationConfig) -> Callable[..., Any]:
+    # Imported here: it takes seconds, and digits are trained as they are.
+    from torchvision.transforms import v2
+
+    transforms: list[v2.Transform] = []
+    if config.crop:
+        transforms.append(v2.RandomCrop(config.crop))
+    if config.flip:
+        transforms.append(v2.RandomHorizontalFlip())
+    composed: Callable[..., Any] = v2.Compose(transforms)
+    return composed
 
 
 def check_augmentation(name: str, config: AugmentationConfig, image_size: tuple[int, int]) -> None:

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassJaccardIndex,
-)
 
 from gam_ray.adaptation import Taps, gather_rows, shard, world_size
 from gam_ray.config import derive_seed
@@ -22,6 +17,9 @@ from gam_ray.networks import MatchableNetwork
 from gam_ray.selection.scores import class_ami, information_maximisation
 from gam_ray.training.data import TaskData, to_float
 from gam_ray.training.reports import DivergedError
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 # Pixels of the images of one batch over all workers: 512 digits, or 9 frames of 240×176.
 BATCH_PIXELS = 512 * 28 * 28
@@ -148,6 +146,14 @@ def quality(
 
 
 def _segmentation_metrics(classes: int) -> MetricCollection:
+    # Imported here: it takes seconds, and classifiers have no use for it.
+    from torchmetrics import MetricCollection
+    from torchmetrics.classification import (
+        MulticlassAccuracy,
+        MulticlassConfusionMatrix,
+        MulticlassJaccardIndex,
+    )
+
     return MetricCollection(
         {
             "global_accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=VOID),
