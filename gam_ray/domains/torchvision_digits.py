@@ -21,12 +21,17 @@ from torch import Tensor
 from torchvision.datasets import MNIST, SVHN, USPS
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from gam_ray.domains.base import DataMissingError, LabelledImages, Split, carve_held_out
+from gam_ray.domains.base import (
+    DataMissingError,
+    LabelledImages,
+    Split,
+    carve_held_out,
+    listing,
+)
 from gam_ray.domains.digits import DigitDomain, check_digits, resize_digits
 from gam_ray.domains.registry import register_domain
 
 _DOWNLOAD_SILENCE_SECONDS = 60.0
-_LISTED_ENTRIES = 12
 _CHUNK = 4_096  # Images converted at a time: SVHN as floats would take a gigabyte.
 
 
@@ -97,7 +102,7 @@ class TorchvisionDigits(DigitDomain):
 
     def _download(self) -> Path:
         root = self._roots()[0]
-        found = [f"  {folder}: {_listing(folder)}" for folder in self._roots()]
+        found = [f"  {folder}: {listing(folder)}" for folder in self._roots()]
         try:
             self._download_to(root)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
@@ -210,13 +215,3 @@ def _no_endless_wait() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _listing(folder: Path) -> str:
-    try:
-        names = sorted(entry.name for entry in folder.iterdir())
-    except OSError as error:
-        return f"({error.strerror})"
-    more = len(names) - _LISTED_ENTRIES
-    listed = ", ".join(names[:_LISTED_ENTRIES]) or "(empty)"
-    return f"{listed} and {more} more" if more > 0 else listed

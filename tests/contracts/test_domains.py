@@ -1,12 +1,12 @@
 """What every registered domain of classification must keep, whatever it reads."""
 
 import os
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from gam_ray.domains import (
     SPLITS,
@@ -18,8 +18,10 @@ from gam_ray.domains import (
     domain_names,
     load_domain,
 )
+from gam_ray.domains.rendered_digits import draw_digits
 
 SIZES = {
+    "image-folder": {"train": 100, "held_out": 20, "test": 30},
     "handwritten-digits": {"train": 897, "held_out": 400, "test": 500},
     "mnist": {"train": 55_000, "held_out": 5_000, "test": 10_000},
     "mnist-even": {"train": 26_999, "held_out": 2_493, "test": 4_926},
@@ -70,9 +72,28 @@ def refuse(*_: object) -> None:
     raise OSError("tests download nothing")
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's own images: digits in the folders of their classes."""
+    folder = tmp_path_factory.mktemp("images")
+    for seed, (split, count) in enumerate(SIZES["image-folder"].items()):
+        digits = draw_digits(count, seed=seed)
+        for row, label in enumerate(digits.labels.tolist()):
+            path = folder / split / f"number {label}" / f"{row}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(digits.images[row, 0].numpy()).save(path)
+    return folder
+
+
 @pytest.fixture(scope="module", params=sorted({*domain_names()} - SEGMENTATION))
-def domain(request: pytest.FixtureRequest) -> Iterator[Domain]:
-    return load_or_skip(request.param)
+def domain(request: pytest.FixtureRequest, folder: Path) -> Domain:
+    name = request.param
+    return load_or_skip(f"{name}:{folder}" if name == "image-folder" else name)
+
+
+def plain(domain: Domain) -> str:
+    """Return a domain's name without its argument."""
+    return domain.name.partition(":")[0]
 
 
 @pytest.fixture(params=SPLITS)
@@ -102,21 +123,21 @@ def test_type_shape_and_range(domain: Domain, split: Split) -> None:
 
 
 def test_splits_have_the_documented_sizes(domain: Domain) -> None:
-    if domain.name not in SIZES:
+    if plain(domain) not in SIZES:
         pytest.skip(f"the sizes of {domain.name} are not known")
-    assert {split: len(domain.labelled(split)) for split in SPLITS} == SIZES[domain.name]
+    assert {split: len(domain.labelled(split)) for split in SPLITS} == SIZES[plain(domain)]
 
 
 def test_no_image_is_in_two_splits(drawn: Domain) -> None:
     pixels = {split: pixels_of(drawn.labelled(split)) for split in SPLITS}
     assert len(set().union(*pixels.values())) == sum(map(len, pixels.values()))
-    assert {split: len(images) for split, images in pixels.items()} == SIZES[drawn.name]
+    assert {split: len(images) for split, images in pixels.items()} == SIZES[plain(drawn)]
 
 
 def test_every_class_that_is_to_occur_does_and_has_a_name(domain: Domain, split: Split) -> None:
     classes = range(len(domain.class_names))
     labels = domain.labelled(split).labels
-    assert torch.unique(labels).tolist() == CLASSES.get(domain.name, list(classes))
+    assert torch.unique(labels).tolist() == CLASSES.get(plain(domain), list(classes))
 
 
 def test_unlabelled_is_the_same_images_and_no_label(domain: Domain, split: Split) -> None:
