@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gam_ray.adaptation import (
     broadcast_object,
@@ -89,11 +90,10 @@ def run_trial(config: TrialConfig, place: Place, reporter: Reporter) -> TrialOut
 
 def check_trial(config: TrialConfig, workers: int) -> None:
     """Raise ValueError if the settings do not go together, as far as no data are needed."""
-    with torch.device("meta"):
-        network = build_network(config.task.network, in_channels=3, classes=2)
+    layers = _layers_of(config.task.network)
     if config.adaptation.kind == "general":
-        choose_layers(network.layers, config.adaptation.layers)
-    choose_layers(network.layers, tuple(config.adaptation.layer_weights))
+        choose_layers(layers, config.adaptation.layers)
+    choose_layers(layers, tuple(config.adaptation.layer_weights))
     sizes = {
         "batch_size": config.batch_size,
         "pretraining.batch_size": config.pretraining.batch_size,
@@ -105,6 +105,13 @@ def check_trial(config: TrialConfig, workers: int) -> None:
             raise ValueError(
                 f"{name} must be a multiple of the number of workers, but got {size} and {workers}"
             )
+
+
+@lru_cache
+def _layers_of(name: str) -> dict[str, nn.Module]:
+    """The layers of a network by that name, asked once: a large one takes seconds to build."""
+    network = build_network(name, in_channels=3, classes=2)
+    return {layer: nn.Identity() for layer in network.layers}
 
 
 def load_adapted(config: TrialConfig, checkpoint: Path, device: torch.device) -> MatchableNetwork:
