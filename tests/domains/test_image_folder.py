@@ -314,6 +314,11 @@ LAYOUTS = {
         "folders train, val look like splits",
         "Rename",
     ),
+    "splits in capitals": (
+        ["Train/a/1.png", "Test/a/1.png"],
+        "folders Test, Train look like splits",
+        "to train, test",
+    ),
     "flat splits of other names": (
         ["train/1.png", "val/1.png"],
         "folders train, val look like splits",
