@@ -27,15 +27,22 @@ class SharedBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Normalised [N, K, …]."""
-        if world_size() == 1 or not self.training:
+        kept = self.running_mean
+        if world_size() == 1 or not (self.training or kept is None):
             normalised: Tensor = super().forward(input)
             return normalised
-        assert self.running_mean is not None
-        mean, variance, count = batch_moments(input, self.running_mean)
-        self._follow(mean.detach(), variance.detach() * count / (count - 1))
+        centre = input.new_zeros(input.shape[1]) if kept is None else kept
+        mean, variance, count = batch_moments(input, centre)
+        if kept is not None:
+            self._follow(mean.detach(), variance.detach() * count / (count - 1))
         shape = (1, -1) + (1,) * (input.dim() - 2)
-        scale = (variance + self.eps).rsqrt() * self.weight
-        return input * scale.view(shape) + (self.bias - mean * scale).view(shape)
+        scale = (variance + self.eps).rsqrt()
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias
+        return input * scale.view(shape) + shift.view(shape)
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""A small network in float64, two domains of random images, and processes that work together."""
+"""Small networks in float64, two domains of random images, and processes that work together."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ from gam_ray.adaptation import (
     layer_moments,
     match_network,
     shard,
+    share_batch_norm,
 )
 
 LAYERS = ("conv1", "fc2")
@@ -56,6 +57,36 @@ def tiny_network(seed: int = 0) -> TinyNet:
         return TinyNet().double()
 
 
+class TinyBatchNormNet(TinyNet):
+    """`TinyNet` with BatchNorm behind the convolution and fc2's matrix; fc3 is a plain head."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.conv1.insert(1, nn.BatchNorm2d(4))
+        self.fc2.insert(1, nn.Dropout(dropout))
+        self.fc2.insert(3, nn.BatchNorm1d(12))
+
+    @property
+    def norms(self) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d]:
+        return {"conv1": self.conv1[1], "fc2": self.fc2[3]}
+
+
+def tiny_batch_norm_network(seed: int = 0, *, dropout: float = 0.0) -> TinyBatchNormNet:
+    """In float64 and evaluation mode, with the statistics of the source images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = TinyBatchNormNet(dropout).double()
+        for norm in network.norms.values():
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, 0.0, 0.5)
+            norm.momentum = 1.0
+        with torch.no_grad():
+            network(SOURCE_IMAGES)
+    for norm in network.norms.values():
+        norm.momentum = 0.1
+    return network.eval()
+
+
 def random_images(count: int, *, seed: int, contrast: float = 1.0) -> Tensor:
     """float64 [count, 1, 10, 10], around zero, so that no channel is dead."""
     generator = torch.Generator().manual_seed(seed)
@@ -79,17 +110,25 @@ def in_uneven_batches(images: Tensor) -> Iterator[Tensor]:
     yield mine[4:]
 
 
-def tiny_players(*, momentum: float | None, outputs: int = 1) -> Players:
+def in_shares(images: Tensor) -> Iterator[Tensor]:
+    """This worker's shares of batches that are the same for any number of workers."""
+    for part in images.split(20):
+        yield shard(part)
+
+
+def tiny_players(*, momentum: float | None, outputs: int = 1, batch_norm: bool = False) -> Players:
     """Players with equal weights at every call; without matching where momentum is None."""
-    source = tiny_network()
+    source = tiny_batch_norm_network() if batch_norm else tiny_network()
+    batches = in_shares if batch_norm else in_uneven_batches
+    share_batch_norm(source)
     target = deepcopy(source)
     if momentum is not None:
-        moments = layer_moments(source, source.layers, in_uneven_batches(SOURCE_IMAGES))
+        moments = layer_moments(source, source.layers, batches(SOURCE_IMAGES))
         match_network(
             target,
             target.layers,
             moments,
-            lambda: in_uneven_batches(TARGET_IMAGES),
+            lambda: batches(TARGET_IMAGES),
             momentum=momentum,
         )
     chosen = choose_layers(source.layers, LAYERS)
