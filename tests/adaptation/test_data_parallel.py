@@ -1,6 +1,8 @@
 """Several workers do the mathematics of one."""
 
+from copy import deepcopy
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,35 +20,66 @@ from torch import nn
 from gam_ray.adaptation import (
     GeneralMatching,
     HealthMeter,
+    SharedBatchNorm,
     broadcast_object,
     gather_rows,
     layer_moments,
     rank,
     shard,
     sum_over_workers,
+    train_mode,
     world_size,
 )
 
-DRIFTS = (1.0, 0.0)
+STEPS = 20
+
+
+class Case(NamedTuple):
+    """One way to adapt: with BatchNorm or with running matchings at every layer."""
+
+    batch_norm: bool
+    adversary: str
+    drift: float
+    reduction: str = "sum"
+
+
+CASES = [
+    Case(batch_norm=False, adversary="gan", drift=1.0),
+    Case(batch_norm=False, adversary="lsgan", drift=0.0),
+    Case(batch_norm=False, adversary="inverted", drift=1.0, reduction="mean"),
+    Case(batch_norm=True, adversary="gan", drift=1.0, reduction="mean"),
+    Case(batch_norm=True, adversary="lsgan", drift=1.0),
+    Case(batch_norm=True, adversary="inverted", drift=0.0),
+]
 
 
 def adapt(folder: Path) -> None:
-    """Ten steps on shares of the same batches; every worker writes what it ends with."""
-    for drift in DRIFTS:
-        players = tiny_players(momentum=0.3)
-        matching = GeneralMatching(
-            players, weights=dict.fromkeys(LAYERS, 0.5), adversary="gan", drift_weight=drift
+    """Twenty steps on shares of the same batches; every worker writes where it began and ended."""
+    for number, case in enumerate(CASES):
+        players = tiny_players(
+            momentum=0.3,
+            outputs=2 if case.adversary == "inverted" else 1,
+            batch_norm=case.batch_norm,
         )
-        health = HealthMeter()
-        for step in range(10):
+        train_mode(players.target, statistics=True)
+        matching = GeneralMatching(
+            players,
+            weights=dict.fromkeys(LAYERS, 0.5),
+            adversary=case.adversary,
+            drift_weight=case.drift,
+            drift_reduction=case.reduction,
+        )
+        begun, health = deepcopy(players.target.state_dict()), HealthMeter()
+        for step in range(STEPS):
             source, target = batch(SOURCE_IMAGES, step), batch(TARGET_IMAGES, step)
             health.add(matching.step(shard(source), shard(target)))
         state = {
+            "begun": begun,
             "target": players.target.state_dict(),
             "discriminators": players.discriminators.state_dict(),
             "health": {name: torch.tensor(value) for name, value in health.take().items()},
         }
-        torch.save(state, folder / f"{drift}-{world_size()}-{rank()}.pt")
+        torch.save(state, folder / f"{number}-{world_size()}-{rank()}.pt")
 
 
 def sums_and_rows(_folder: Path) -> None:
@@ -68,21 +101,47 @@ def sums_and_rows(_folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one worker ends with."""
-    folder = tmp_path_factory.mktemp("alone")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one, two and four workers end with."""
+    folder = tmp_path_factory.mktemp("adapted")
     adapt(folder)
+    for world in (2, 4):
+        start_workers(adapt, world, folder)
     return folder
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_ten_steps_end_as_those_of_one_worker(world: int, alone: Path, tmp_path: Path) -> None:
-    start_workers(adapt, world, tmp_path)
-    for drift in DRIFTS:
-        expected = torch.load(alone / f"{drift}-1-0.pt")
-        for number in range(world):
-            found = torch.load(tmp_path / f"{drift}-{world}-{number}.pt")
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[str(tuple(case)) for case in CASES])
+def test_twenty_steps_end_as_those_of_one_worker(number: int, world: int, adapted: Path) -> None:
+    expected = torch.load(adapted / f"{number}-1-0.pt")
+    for worker in range(world):
+        found = torch.load(adapted / f"{number}-{world}-{worker}.pt")
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[str(tuple(case)) for case in CASES])
+def test_twenty_steps_move_weights_and_moments(number: int, adapted: Path) -> None:
+    """What is compared above is no standstill."""
+    ended = torch.load(adapted / f"{number}-1-0.pt")
+    moved = {
+        name
+        for name, value in ended["target"].items()
+        if (value - ended["begun"][name]).abs().max() > 1e-6
+    }
+    if CASES[number].batch_norm:
+        weights = {"conv1.0.weight", "conv1.1.weight", "fc2.2.weight", "fc2.3.bias"}
+        moments = {f"{n}.running_{m}" for n in ("conv1.1", "fc2.3") for m in ("mean", "var")}
+    else:
+        weights = {"conv1.0.weight", "fc2.1.weight"}
+        moments = {f"matching.{n}.target_{m}" for n in LAYERS for m in ("mean", "std")}
+    assert weights | moments | {"matching.fc3.target_std"} <= moved
+
+
+def test_batch_norms_of_the_players_are_shared() -> None:
+    players = tiny_players(momentum=0.3, batch_norm=True)
+    shared = [m for m in players.target.modules() if isinstance(m, SharedBatchNorm)]
+    assert [norm.momentum for norm in shared] == [0.3, 0.3]
+    assert list(players.target.matching) == ["fc3"]
 
 
 def test_collectives_do_what_they_are_named_for(tmp_path: Path) -> None:
