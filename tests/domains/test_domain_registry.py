@@ -190,7 +190,10 @@ def test_a_pair_has_the_target_s_size_and_first_common_classes(tmp_path: Path) -
 def test_a_pair_without_a_common_list_names_both() -> None:
     chosen("origin", class_lists={"few": ("a", "b"), "odd": ("d",)})
     chosen("goal", class_lists={"few": ("a", "c"), "many": ("x",)})
-    with pytest.raises(ValueError, match=r"'origin:x' has few, odd and 'goal:y' has few, many"):
+    with pytest.raises(
+        ValueError,
+        match=r"'origin:x' has few \(a, b\) and odd \(d\) and 'goal:y' has few \(a, c\) ",
+    ):
         load_pair("origin:x", "goal:y")
 
 

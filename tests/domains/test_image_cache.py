@@ -270,3 +270,6 @@ def test_a_domain_decodes_again_only_what_has_changed(
         with pytest.raises(AssertionError, match="decoded again"):
             tree.load(**options).labelled("train")
     assert len(tree.load(**options).labelled("train")) == 4
+    if changed != "the files":  # Both are kept.
+        monkeypatch.setattr("gam_ray.domains.segmentation.read_image", refuse)
+        assert tree.load().labelled("train").images.shape[2:] == SIZE

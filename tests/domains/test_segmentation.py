@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from segmentation_trees import (
@@ -63,6 +63,9 @@ def test_a_table_maps_every_id_that_it_knows(case: tuple[dict[int, int | None], 
 
 
 @given(tables, st.integers(-2, 70_000))
+@example({0: 3}, -1)
+@example({0: 3, 2: 1}, 1)
+@example({0: 3}, 1)
 def test_a_table_names_every_id_that_it_does_not_know(
     classes: dict[int, int | None], id_: int
 ) -> None:
@@ -177,6 +180,19 @@ def test_a_grey_image_and_one_with_a_palette_are_read_as_colours(tmp_path: Path)
         write_image(tmp_path / "f/train/images" / f"{number:05}.png", grey)
     part = load_domain("segmentation-folder:f", data_root=tmp_path).labelled("train")
     assert torch.equal(part.images[0], torch.from_numpy(grey).expand(3, -1, -1))
+
+
+def test_a_photograph_is_turned_as_it_says(tmp_path: Path) -> None:
+    sideways = Image.fromarray(np.repeat([[[0] * 3], [[250] * 3]], 8, axis=0).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 8  # It was taken with the camera turned: rows are columns.
+    for number in range(2):
+        file = tmp_path / "f" / "train" / "images" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sideways.save(file, exif=exif)
+    domain = load_domain("segmentation-folder:f", data_root=tmp_path)
+    assert domain.image_shape == (3, 1, 16)
+    assert domain.unlabelled("train").images[0, 0, 0].tolist() == [0] * 8 + [250] * 8
 
 
 # What is wrong with the files.
