@@ -4,7 +4,7 @@
 
 Each seed trains a source network of its own. Accuracies are those after the last step: nothing
 is chosen by them. The last row of a task is what a study chose without labels, from trials of the
-same length (`--study-seeds` says for which; none leaves it out). `--full` has the paper's 10,000 steps of 128 images.
+same length, for the seeds of `--study-seeds`. `--full` has the paper's 10,000 steps of 128 images.
 """
 
 from __future__ import annotations

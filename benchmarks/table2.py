@@ -19,7 +19,7 @@ TASKS = {
     "MNIST→USPS odd": ("mnist", "usps-odd"),
     "MNIST→USPS even": ("mnist", "usps-even"),
 }
-METHODS = ("no adaptation", "Gaussian matching", "GAM, release", "GAM, paper")
+METHODS = ("no adaptation", "Gaussian matching", "GAM, release")
 
 
 def rows(lengths: dict[str, Any]) -> list[Row]:

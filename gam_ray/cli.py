@@ -203,6 +203,9 @@ def _options(
 def main() -> None:
     """Entry point of `gam-ray`."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # What was loaded or is downloaded: sizes, classes, weights.
+    for room in ("domains", "networks"):
+        logging.getLogger(f"gam_ray.{room}").setLevel(logging.INFO)
     app()
 
 
