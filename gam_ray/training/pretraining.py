@@ -126,7 +126,6 @@ def train_source(
         DivergedError: If the loss is no longer finite, checked every few steps.
     """
     check_augmentation("pretraining.augmentation", config.augmentation, data.image_size)
-    torch.manual_seed(derive_seed(config.seed, "noise", rank()))
     network.train()
     supervised = Supervised(
         network, data.source_train, batch_size=config.batch_size, seed=config.seed, device=device
@@ -138,13 +137,15 @@ def train_source(
         weight_decay=config.weight_decay,
         fused=True,
     )
-    for step in range(config.steps):
-        if config.schedule == "poly":
-            optimizer.param_groups[0]["lr"] = config.learning_rate * poly(step, config.steps)
-        loss = supervised.step(step, optimizer, augmentation)
-        if (step + 1) % PROGRESS_EVERY == 0 or step + 1 == config.steps:
-            _check_loss(loss, step + 1)
-            progress("training the source network", step + 1, config.steps)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(config.seed, "noise", rank()))
+        for step in range(config.steps):
+            if config.schedule == "poly":
+                optimizer.param_groups[0]["lr"] = config.learning_rate * poly(step, config.steps)
+            loss = supervised.step(step, optimizer, augmentation)
+            if (step + 1) % PROGRESS_EVERY == 0 or step + 1 == config.steps:
+                _check_loss(loss, step + 1)
+                progress("training the source network", step + 1, config.steps)
 
 
 def poly(step: int, steps: int) -> float:

@@ -50,8 +50,8 @@ def test_images_become_floats_between_0_and_1() -> None:
 @pytest.mark.parametrize(
     ("shape", "names", "message"),
     [
-        ((3, 28, 28), tuple("0123456789"), "must have one shape, but tiny-source has"),
-        ((1, 28, 28), tuple("abcdefghij"), "must have the same classes, but tiny-source has 0, 1,"),
+        ((3, 28, 28), tuple("0123456789"), "have one shape, but 'tiny-source' has"),
+        ((1, 28, 28), tuple("abcdefghij"), "have the same classes .* but 'tiny-source' has 0, 1,"),
     ],
 )
 def test_domains_that_do_not_go_together_are_refused(

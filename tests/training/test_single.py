@@ -33,7 +33,7 @@ def test_a_trial_file_gives_scores_and_a_checkpoint_and_again_the_same(file: Pat
     found = train_one(file, folder=folder, data_root=None, tell=told.append)
     assert (found["step"], found["key"], found["config"]) == (3, config.key(), config.to_mapping())
     assert found["scores"].keys() == {"source_accuracy", "information_maximisation", "class_ami"}
-    assert found["oracle"].keys() == {"test"}
+    assert found["oracle"].keys() == {"train", "test"}
     assert told == ["training the source network: 20/20"]
     assert load_adapted(config, Path(found["checkpoint"]), torch.device("cpu"))
     assert train_one(file, folder=folder, data_root=None, tell=told.append) == found

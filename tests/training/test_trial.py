@@ -76,7 +76,7 @@ def whole(folder: Path) -> dict[str, tuple[TrialOutcome, list[Report], dict[str,
 
 @pytest.fixture
 def _progress_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gam_ray.training.trial.PROGRESS_EVERY", 1)
+    monkeypatch.setattr("gam_ray.training.adapting.PROGRESS_EVERY", 1)
 
 
 def assert_same(one: Report, other: Report) -> None:
@@ -290,12 +290,18 @@ def test_a_checkpoint_makes_the_network_that_was_reported(
 # Target labels
 
 
-def test_the_oracle_is_the_accuracy_on_the_test_split(folder: Path, whole: dict[str, Any]) -> None:
-    test = draw("test", brightness=60, seed=100)
-    network = load_adapted(CONFIGS["running"], place(folder, "whole-running").checkpoint, CPU)
-    right = predictions(network, test.images).argmax(1) == test.labels.numpy()
-    oracle = whole["running"][0].oracle
-    assert oracle.to_mapping() == {"test": right.mean()}
+def test_the_oracle_is_the_accuracy_on_both_splits(folder: Path) -> None:
+    config, there = trial(adaptation__kind="none", pretraining__steps=8), place(folder, "oracle")
+    oracle = run_trial(config, there, Recorder()).oracle
+    network = load_adapted(config, there.checkpoint, CPU)
+    right = {}
+    for split in ("train", "test"):
+        part = draw(split, brightness=60, seed=100)
+        right[split] = (predictions(network, part.images).argmax(1) == part.labels.numpy()).mean()
+    assert oracle is not None
+    assert oracle.to_mapping() == right
+    assert 0 < right["train"] < 1
+    assert right["train"] != right["test"]
 
 
 def test_a_target_without_labels_has_no_oracle_and_the_same_reports(
@@ -319,7 +325,7 @@ def test_wrong_target_labels_change_the_oracle_alone(folder: Path, whole: dict[s
     assert differing(torch.load(there.checkpoint), whole["running"][2]) == []
 
 
-def test_target_labels_are_asked_for_after_the_last_report_and_of_the_test_split_alone(
+def test_target_labels_are_asked_for_after_the_last_report_and_not_of_the_held_out_split(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
@@ -338,7 +344,7 @@ def test_target_labels_are_asked_for_after_the_last_report_and_of_the_test_split
     monkeypatch.setattr(Target, "unlabelled", lambda s, split: labelled(s, split).without_labels())
     load_task.cache_clear()
     run_trial(BASE, place(folder, "watched"), Watching())
-    assert events == ["report"] * 3 + ["test"]
+    assert events == ["report"] * 3 + ["train", "test"]
 
 
 # Workers
