@@ -59,10 +59,8 @@ def curve(config: TrialConfig, folder: Path, data_root: Path | None) -> dict[str
     file = here / "curve.jsonl"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)
-    labelled = load_target_labels(config.task, data_root)
-    if labelled is None:
-        raise ValueError(f"a curve needs a target with labels, but {config.task.target} has none")
-    test, names = labelled["test"], tuple("0123456789")
+    test = load_target_labels(config.task, data_root)["test"]
+    names = tuple("0123456789")
 
     class Looking(Curve):
         def report(self, report: Any) -> bool:

@@ -100,7 +100,7 @@ def train(
         for name, value in result["scores"].items():
             out.print(f"{name:<28} {value:.4f}")
         oracle = result["oracle"]
-        out.print(f"{'oracle (target test)':<28} {_percent(oracle and oracle['test'])}")
+        out.print(f"{'oracle (target test)':<28} {_percent((oracle or {}).get('test'))}")
         out.print(f"{'checkpoint':<28} {result['checkpoint']}", soft_wrap=True)
 
 
@@ -261,7 +261,7 @@ def _choice_table(choice: dict[str, Any]) -> Table:
     rows.append((f"chosen: {choice['trial']['name']}", score["value"], choice["oracle"]))
     for name, value, oracle in rows:
         shown = "-" if value is None else f"{value:.3f}"
-        table.add_row(name, shown, _percent(oracle and oracle["test"]))
+        table.add_row(name, shown, _percent((oracle or {}).get("test")))
     return table
 
 

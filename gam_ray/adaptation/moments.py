@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from gam_ray.adaptation.batch_norm import (
     adapt_batch_norm,
@@ -202,10 +203,15 @@ def remeasure(
             matching.correct(layer_moments(target, layer, target_batches())[name])
 
 
-def train_mode(network: nn.Module, *, statistics: bool) -> None:
-    """Set a network to training; BatchNorms and matchings only if `statistics`.
+def train_mode(network: nn.Module, *, statistics: bool, dropout: bool) -> None:
+    """Set a network to training, and what behaves otherwise in training as it is wanted.
 
-    Without, they use the moments they have kept, as in evaluation.
+    Args:
+        network: Changed in place.
+        statistics: Whether BatchNorms and matchings use the batch's moments, and follow them; if
+            not, they use those they have kept, as in evaluation.
+        dropout: Whether dropout drops. In general matching it must not: the source network runs
+            without, and discriminators would learn to tell the noise.
     """
     network.train()
     for norm in batch_norms(network):
@@ -213,6 +219,8 @@ def train_mode(network: nn.Module, *, statistics: bool) -> None:
     for module in network.modules():
         if isinstance(module, ChannelMatching):
             module.train(statistics)
+        if isinstance(module, _DropoutNd):
+            module.train(dropout)
 
 
 @torch.no_grad()

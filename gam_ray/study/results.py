@@ -185,7 +185,7 @@ def overview(store: StudyStore) -> Overview:
                 steps=tuple(report.step for report in reports),
                 scores=tuple(report.metrics[f"score/{score}"] for report in reports),
                 final_score=scores.get(record.key),
-                oracle=end.oracle["test"] if end and end.oracle else None,
+                oracle=(end.oracle or {}).get("test") if end else None,
                 chosen=record.key == chosen,
             )
         )

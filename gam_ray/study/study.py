@@ -366,7 +366,7 @@ def _note(choice: dict[str, Any]) -> str:
     ]
     lines = [f"| trial | {score['name']} (label-free) | oracle: test accuracy |", "|---|---|---|"]
     for name, value, oracle in rows:
-        cells = [name, _shown(value), _shown(oracle and oracle["test"])]
+        cells = [name, _shown(value), _shown((oracle or {}).get("test"))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -163,9 +163,9 @@ class GeneralRun:
 
     def _start(self, step: int) -> None:
         """Modes and noise of the steps after `step`, the same for a trial that is resumed there."""
-        # Dropout draws from torch's generator.
+        # For networks that draw from torch's generator by themselves.
         torch.manual_seed(derive_seed(self._run.config.seed, "noise", rank(), step))
-        train_mode(self._run.target, statistics=self._follows())
+        train_mode(self._run.target, statistics=self._follows(), dropout=False)
 
     def _follows(self) -> bool:
         """Whether matched moments follow the batches."""

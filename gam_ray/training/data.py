@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -66,19 +67,18 @@ def load_task(task: TaskConfig, data_root: Path | None) -> TaskData:
 
 
 @lru_cache(maxsize=2)
-def load_target_labels(
-    task: TaskConfig, data_root: Path | None
-) -> dict[Split, LabelledImages] | None:
-    """The target's labelled train and test splits; None where there are no labels.
+def load_target_labels(task: TaskConfig, data_root: Path | None) -> dict[Split, LabelledImages]:
+    """The target's train and test splits, those of them that have labels.
 
     For the oracle, and for fine-tuning where a trial asks for it; for nothing that chooses.
     """
     _, target = _domains(task, data_root)
+    found: dict[Split, LabelledImages] = {}
     splits: tuple[Split, ...] = ("train", "test")
-    try:
-        return {split: target.labelled(split) for split in splits}
-    except LabelsMissingError:
-        return None
+    for split in splits:
+        with suppress(LabelsMissingError):
+            found[split] = target.labelled(split)
+    return found
 
 
 def _domains(task: TaskConfig, data_root: Path | None) -> tuple[Domain, Domain]:

@@ -24,13 +24,12 @@ def few_labelled(config: TrialConfig, data_root: Path | None) -> LabelledImages:
     """
     assert config.fine_tuning is not None
     wanted = config.fine_tuning.images
-    labelled = load_target_labels(config.task, data_root)
-    if labelled is None:
+    train = load_target_labels(config.task, data_root).get("train")
+    if train is None:
         raise ValueError(
-            f"fine_tuning needs labelled target images, but {config.task.target} has no labels; "
-            "leave fine_tuning out"
+            f"fine_tuning needs labelled target images, but {config.task.target} has no labels in "
+            "its training split; leave fine_tuning out"
         )
-    train = labelled["train"]
     if wanted > len(train):
         raise ValueError(
             f"fine_tuning.images must be at most the {len(train)} training images of "
@@ -69,7 +68,7 @@ def fine_tune(
     assert settings is not None
     seed = derive_seed(config.seed, "fine-tuning")
     labelled = few_labelled(config, data_root)
-    train_mode(network, statistics=False)
+    train_mode(network, statistics=False, dropout=True)
     torch.manual_seed(derive_seed(seed, "noise", rank()))
     supervised = Supervised(
         network, labelled, batch_size=settings.batch_size, seed=seed, device=device

@@ -205,7 +205,7 @@ def _match(
 def _read_oracle(run: Run) -> OracleReading | None:
     """What target labels say, after everything that chooses has been said."""
     labelled = load_target_labels(run.config.task, run.place.data_root)
-    if labelled is None:
+    if not labelled:
         return None
     names = run.data.class_names
     return read_oracle(

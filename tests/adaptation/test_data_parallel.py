@@ -61,7 +61,7 @@ def adapt(folder: Path) -> None:
             outputs=2 if case.adversary == "inverted" else 1,
             batch_norm=case.batch_norm,
         )
-        train_mode(players.target, statistics=True)
+        train_mode(players.target, statistics=True, dropout=False)
         matching = GeneralMatching(
             players,
             weights=dict.fromkeys(LAYERS, 0.5),

@@ -282,7 +282,7 @@ def test_batch_norms_follow_as_matchings_do(momentum: float, expected: float) ->
 def test_training_moves_moments_only_if_told_to(statistics: bool) -> None:
     _, target = batch_norm_pair(momentum=0.3)
     target.fc2[1].p = 0.5
-    train_mode(target, statistics=statistics)
+    train_mode(target, statistics=statistics, dropout=False)
     before = deepcopy(target.state_dict())
     frozen = [*target.norms.values(), target.matching["fc3"]]
     assert {module.training for module in frozen} == {statistics}
@@ -307,7 +307,7 @@ def test_a_restored_network_with_batch_norm_goes_on_alike() -> None:
     before = target(TARGET)
     assert torch.equal(fresh(TARGET), before)
     for network in (target, fresh):
-        train_mode(network, statistics=True)
+        train_mode(network, statistics=True, dropout=False)
         network(SOURCE[:9])
         network.eval()
     assert torch.equal(fresh(TARGET), target(TARGET))
@@ -320,7 +320,7 @@ def test_statistics_taken_anew_are_those_of_now() -> None:
     with torch.no_grad():
         for weight in target.parameters():
             weight.mul_(1.1)
-    train_mode(target, statistics=True)
+    train_mode(target, statistics=True, dropout=False)
     target(SOURCE)
     target.eval()
     anew = tiny_batch_norm_network(2)
