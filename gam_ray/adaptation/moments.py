@@ -11,7 +11,7 @@ is matched by AdaBN instead, which the paper lets stand in for the closed form.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -152,8 +152,9 @@ def match_network(
 ) -> None:
     """Match every layer in closed form: by AdaBN where it has BatchNorm, else by a matching.
 
-    BatchNorm takes one pass over the target data; then, for each layer without it, a pass with
-    the layers before already matched, in evaluation mode. The matchings become the submodule
+    BatchNorm takes one pass over the target data, and one more wherever it follows a matching;
+    each layer without it takes a pass with the layers before already matched, in evaluation
+    mode. The matchings become the submodule
     ``target.matching``, so that they travel with the network's state and device.
 
     Args:
@@ -163,11 +164,9 @@ def match_network(
         target_batches: Called for each pass, gives this worker's float images [N, C, H, W].
         momentum: As in `ChannelMatching`; BatchNorm gets it too, where it is above zero.
     """
-    if norms := batch_norms(target):
-        adapt_batch_norm(target, target_batches())
-        for norm in norms:
-            norm.momentum = momentum or norm.momentum
-    for name, layer in layers_to_match(target_layers).items():
+    for norm in batch_norms(target):
+        norm.momentum = momentum or norm.momentum
+    for name, layer in _behind_batch_norms(target, target_layers, target_batches):
         measured = layer_moments(target, {name: layer}, target_batches())[name]
         dtype = next(target.parameters()).dtype
         matching = ChannelMatching(source_moments[name], measured, momentum=momentum, dtype=dtype)
@@ -177,6 +176,25 @@ def match_network(
 def layers_to_match(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """The layers that get a `ChannelMatching`: those without BatchNorm inside."""
     return {name: layer for name, layer in layers.items() if not batch_norms(layer)}
+
+
+def _behind_batch_norms(
+    target: nn.Module, layers: Mapping[str, nn.Module], batches: Batches
+) -> Iterator[tuple[str, nn.Module]]:
+    """The `layers_to_match` in turn, each once the BatchNorms before it are adapted.
+
+    A BatchNorm that follows such a layer is adapted anew: its input has changed.
+    """
+    if batch_norms(target):
+        adapt_batch_norm(target, batches())
+    stale = False
+    for name, layer in layers.items():
+        if not batch_norms(layer):
+            yield name, layer
+            stale = True
+        elif stale:
+            adapt_batch_norm(target, batches())
+            stale = False
 
 
 def remeasure(
@@ -192,15 +210,12 @@ def remeasure(
         target_layers: Layer name → submodule of `target`, in the order of the forward pass.
         target_batches: Called for each pass, gives this worker's float images [N, C, H, W].
     """
-    if batch_norms(target):
-        adapt_batch_norm(target, target_batches())
     matchings: nn.ModuleDict = getattr(target, "matching", nn.ModuleDict())
-    for name in target_layers:
+    for name, layer in _behind_batch_norms(target, target_layers, target_batches):
         if name in matchings:
             matching = matchings[name]
             assert isinstance(matching, ChannelMatching)
-            layer = {name: target_layers[name]}
-            matching.correct(layer_moments(target, layer, target_batches())[name])
+            matching.correct(layer_moments(target, {name: layer}, target_batches())[name])
 
 
 def train_mode(network: nn.Module, *, statistics: bool, dropout: bool) -> None:

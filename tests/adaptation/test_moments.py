@@ -278,15 +278,17 @@ def test_batch_norms_follow_as_matchings_do(momentum: float, expected: float) ->
     assert [norm.momentum for norm in fresh.norms.values()] == [expected, expected]
 
 
+@pytest.mark.parametrize("dropout", [True, False])
 @pytest.mark.parametrize("statistics", [True, False])
-def test_training_moves_moments_only_if_told_to(statistics: bool) -> None:
+def test_training_moves_moments_and_drops_only_if_told_to(statistics: bool, dropout: bool) -> None:
     _, target = batch_norm_pair(momentum=0.3)
     target.fc2[1].p = 0.5
-    train_mode(target, statistics=statistics, dropout=False)
+    train_mode(target, statistics=statistics, dropout=dropout)
     before = deepcopy(target.state_dict())
-    frozen = [*target.norms.values(), target.matching["fc3"]]
-    assert {module.training for module in frozen} == {statistics}
-    assert all(module.training for module in target.modules() if module not in frozen)
+    kept, noise = [*target.norms.values(), target.matching["fc3"]], target.fc2[1]
+    assert {module.training for module in kept} == {statistics}
+    assert noise.training == dropout
+    assert all(module.training for module in target.modules() if module not in [*kept, noise])
     optimizer = torch.optim.SGD(target.parameters(), 0.1)
     torch.autograd.backward(target(TARGET).square().sum())
     optimizer.step()
@@ -294,7 +296,9 @@ def test_training_moves_moments_only_if_told_to(statistics: bool) -> None:
     for name, value in target.state_dict().items():
         moves = name in weights or (statistics and "source" not in name)
         assert torch.equal(value, before[name]) != moves, name
-    target.fc2[1].p = 0.0
+    once, again = target.fc2(target.conv1(TARGET)), target.fc2(target.conv1(TARGET))
+    assert torch.equal(once, again) != dropout
+    noise.p = 0.0
     alone, among = target(TARGET[:2]), target(TARGET)[:2]
     assert torch.allclose(alone, among) != statistics
 
@@ -337,3 +341,35 @@ def test_statistics_taken_anew_are_those_of_now() -> None:
         measured(target, TARGET)["fc3"], measured(source, SOURCE)["fc3"], strict=True
     ):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+class MixedNet(TinyBatchNormNet):
+    """A plain layer, one with BatchNorm, a plain head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.conv1[1]
+
+    @property
+    def norms(self) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d]:
+        return {"fc2": self.fc2[3]}
+
+
+def test_a_batch_norm_behind_a_matching_has_the_statistics_of_what_is_matched() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        source, target = MixedNet().double().eval(), MixedNet().double().eval()
+    moments = layer_moments(source, source.layers, thirds(SOURCE))
+    match_network(target, target.layers, moments, lambda: thirds(TARGET))
+    wanted = measured(source, SOURCE)
+    for moved in (False, True):
+        if moved:
+            with torch.no_grad():
+                target.conv1[0].weight.copy_(target.conv1[0].weight.flip(0).neg())
+            remeasure(target, target.layers, lambda: thirds(TARGET))
+        found = measured(target, TARGET)
+        for name in ("conv1", "fc3"):
+            np.testing.assert_allclose(found[name], wanted[name], atol=1e-5)
+        mean, std = normalised(target, TARGET)["fc2"]
+        np.testing.assert_allclose(mean, 0, atol=0.1)
+        np.testing.assert_allclose(std, 1, atol=0.1)
