@@ -28,7 +28,7 @@ from gam_ray.adaptation import (
 )
 from gam_ray.config import TrialConfig, derive_seed
 from gam_ray.networks import MatchableNetwork
-from gam_ray.training.augmentation import Augmentation, check_augmentation
+from gam_ray.training.augmentation import Augmentation
 from gam_ray.training.checkpoints import save_checkpoint
 from gam_ray.training.data import IndexStream, TaskData, to_float
 from gam_ray.training.evaluation import float_batches, label_free_scores
@@ -122,7 +122,6 @@ class GeneralRun:
     def __init__(self, run: Run) -> None:
         config, data = run.config, run.data
         adaptation = config.adaptation
-        check_augmentation("augmentation", config.augmentation, data.image_size)
         self._run = run
         self._players = _players(run)
         self._matching = GeneralMatching(
@@ -136,12 +135,12 @@ class GeneralRun:
         self._target = _Stream(config, "target", data.target_train.images, run.place.device)
 
     def train(self, saved: dict[str, Any] | None) -> tuple[int, bool]:
-        """Go on to the last step; (steps done, whether the reporter stopped it)."""
+        """Go on to the last step; (steps done, whether the reporter says to go on)."""
         config = self._run.config
         first = self._restore(saved) if saved else 0
         # The checkpoint is older than its report, which may not have been taken: say it again.
         if saved and not self._report(first, saved["health"]):
-            return first, first < config.steps
+            return first, False
         health = HealthMeter()
         self._start(first)
         for step in range(first + 1, config.steps + 1):
@@ -158,8 +157,8 @@ class GeneralRun:
             goes_on = self._report(step, {**means, **loss_ratios(means)})
             self._start(step)
             if not goes_on:
-                return step, step < config.steps
-        return max(first, config.steps), False
+                return step, False
+        return max(first, config.steps), True
 
     def _start(self, step: int) -> None:
         """Modes and noise of the steps after `step`, the same for a trial that is resumed there."""

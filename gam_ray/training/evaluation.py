@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 # Pixels of the images of one batch over all workers: 512 digits, or 9 frames of 240×176.
 BATCH_PIXELS = 512 * 28 * 28
+# Images of a batch are a multiple of this, so that 1, 2, 4 and 8 workers see the same batches:
+# BatchNorm's statistics are taken batch by batch.
+EVEN_SHARES = 8
 # Clustering thousands of points would take longer than predicting them.
 CLUSTERED = 1000
 # Pixels of a whole split that stand for it where every pixel is a prediction.
@@ -33,7 +36,7 @@ _SAMPLE_SEED = 2018
 def float_batches(images: Tensor, device: torch.device) -> Iterator[Tensor]:
     """This worker's shares of uint8 `images` as float batches on `device`, in order.
 
-    The batches over all workers are the same whatever their number, and of nearly one size.
+    The batches over all workers are of nearly one size, and the same for 1, 2, 4 or 8 workers.
     """
     for part in _batches(images):
         yield to_float(shard(part), device)
@@ -45,8 +48,8 @@ def _batches(images: Tensor, rows: Tensor | None = None) -> tuple[Tensor, ...]:
     most = max(1, BATCH_PIXELS // (height * width))
     even = math.ceil(len(images) / math.ceil(len(images) / most))
     # A multiple of the workers, so that their rows lie as `gather_rows` expects them.
-    workers = world_size()
-    return torch.split(images if rows is None else rows, math.ceil(even / workers) * workers)
+    multiple = math.lcm(EVEN_SHARES, world_size())
+    return torch.split(images if rows is None else rows, math.ceil(even / multiple) * multiple)
 
 
 @torch.inference_mode()
@@ -139,7 +142,10 @@ def quality(
     for images, labels in zip(
         _batches(labelled.images), _batches(labelled.images, labelled.labels), strict=True
     ):
-        logits = full_size(network(to_float(shard(images), device)), _size(images))
+        share = shard(images)
+        if not len(share):  # of a last batch with fewer images than workers
+            continue
+        logits = full_size(network(to_float(share, device)), _size(images))
         metrics.update(logits.argmax(1), shard(labels).to(device).long())
     network.train(was_training)
     return _figures(metrics, classes)

@@ -29,6 +29,7 @@ from gam_ray.config import TrialConfig
 from gam_ray.networks import MatchableNetwork, build_network
 from gam_ray.selection.oracle import OracleReading, read_oracle
 from gam_ray.training.adapting import GeneralRun, Place, Run, batch_momentum
+from gam_ray.training.augmentation import check_augmentation
 from gam_ray.training.checkpoints import load_checkpoint
 from gam_ray.training.data import TaskData, load_target_labels, load_task
 from gam_ray.training.evaluation import float_batches, quality
@@ -72,6 +73,8 @@ def run_trial(config: TrialConfig, place: Place, reporter: Reporter) -> TrialOut
     """
     check_trial(config, world_size())
     data = load_task(config.task, place.data_root)
+    if config.adaptation.kind == "general":
+        check_augmentation("augmentation", config.augmentation, data.image_size)
     if config.fine_tuning:
         few_labelled(config, place.data_root)
     source = SourceCache(place.sources).get(
@@ -155,16 +158,16 @@ def _start(
 def _run_stages(run: Run, saved: dict[str, Any] | None) -> tuple[int, bool]:
     """Adapt and fine-tune, as far as it is not saved; (steps done, whether it was stopped)."""
     config = run.config
-    step, stopped = config.adaptation_steps, False
+    step = config.adaptation_steps
     if saved and saved["step"] > step:
         run.report(step=saved["step"], health=saved["health"], state={})
         return saved["step"], False
     if config.adaptation.kind == "general":
-        step, stopped = GeneralRun(run).train(saved)
+        step, goes_on = GeneralRun(run).train(saved)
     else:
-        run.report(step=0, health={}, state={})
-    if config.fine_tuning is None or stopped:
-        return step, stopped
+        goes_on = run.report(step=0, health={}, state={})
+    if config.fine_tuning is None or not goes_on:
+        return step, step < config.last_step
     health = fine_tune(
         run.target,
         config,

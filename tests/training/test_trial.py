@@ -14,6 +14,7 @@ from tiny_task import (
     PowerCutError,
     Recorder,
     Target,
+    assert_same,
     differing,
     draw,
     place,
@@ -26,7 +27,7 @@ from gam_ray.adaptation import layer_moments, match_network, rank
 from gam_ray.config import TrialConfig
 from gam_ray.domains import LabelledImages
 from gam_ray.networks import LeNet, base
-from gam_ray.training.data import load_task, to_float
+from gam_ray.training.data import load_target_labels, load_task, to_float
 from gam_ray.training.pretraining import SourceCache
 from gam_ray.training.reports import DivergedError, Report
 from gam_ray.training.trial import TrialOutcome, check_trial, load_adapted, run_trial
@@ -42,12 +43,19 @@ CONFIGS = {
 }
 
 
+class Noise(nn.Module):
+    """Not a dropout, which adaptation switches off."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values * (torch.rand_like(values) + 0.5) if self.training else values
+
+
 class Noisy(LeNet):
-    """LeNet with dropout, which draws from torch's generator."""
+    """LeNet with noise in training, which it draws from torch's generator."""
 
     def __init__(self, in_channels: int, classes: int) -> None:
         super().__init__(in_channels, classes)
-        self.fc3.append(nn.Dropout(0.3))
+        self.fc3.append(Noise())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,11 +85,6 @@ def whole(folder: Path) -> dict[str, tuple[TrialOutcome, list[Report], dict[str,
 @pytest.fixture
 def _progress_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gam_ray.training.adapting.PROGRESS_EVERY", 1)
-
-
-def assert_same(one: Report, other: Report) -> None:
-    assert (one.step, one.metrics) == (other.step, other.metrics)
-    np.testing.assert_array_equal(one.predictions, other.predictions)
 
 
 def predictions(network: nn.Module, images: torch.Tensor) -> Any:
@@ -343,6 +346,7 @@ def test_target_labels_are_asked_for_after_the_last_report_and_not_of_the_held_o
     monkeypatch.setattr(Target, "labelled", watched)
     monkeypatch.setattr(Target, "unlabelled", lambda s, split: labelled(s, split).without_labels())
     load_task.cache_clear()
+    load_target_labels.cache_clear()
     run_trial(BASE, place(folder, "watched"), Watching())
     assert events == ["report"] * 3 + ["train", "test"]
 

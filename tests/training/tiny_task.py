@@ -1,4 +1,4 @@
-"""Domains of 64 images, trials of a few steps, and reporters that stop or fail."""
+"""Domains of 64 digits or 16 streets, trials of a few steps, and reporters that stop or fail."""
 
 import os
 from collections.abc import Callable
@@ -6,10 +6,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor
+from torch import Tensor, nn
 
 from gam_ray.config import (
     AdaptationConfig,
@@ -19,6 +20,7 @@ from gam_ray.config import (
     apply_settings,
 )
 from gam_ray.domains import (
+    VOID,
     Domain,
     LabelledDomain,
     LabelledImages,
@@ -26,6 +28,8 @@ from gam_ray.domains import (
     UnlabelledImages,
     register_domain,
 )
+from gam_ray.networks import ChainNetwork, register_network
+from gam_ray.networks.chain import numbered
 from gam_ray.training.reports import Report
 from gam_ray.training.trial import Place
 
@@ -82,6 +86,79 @@ class Unlabelled(Domain):
         return draw(split, brightness=60, seed=100).without_labels()
 
 
+@register_domain("tiny-tested")
+class Tested(Unlabelled):
+    """The target's images, with labels for the test split alone."""
+
+    def labelled(self, split: Split) -> LabelledImages:
+        """Return the images and labels of the test split."""
+        return draw(split, brightness=60, seed=100) if split == "test" else super().labelled(split)
+
+
+SIDE, STREETS = 32, 16
+
+
+def draw_streets(split: Split, *, brightness: int, seed: int) -> LabelledImages:
+    """Roads below walls of any height, a car on some, and void on the right and between them."""
+    generator = torch.Generator().manual_seed(seed + len(split))
+    colours = torch.tensor([[1.0, 0.3, 0.3], [0.2, 0.9, 0.3], [0.3, 0.3, 1.0]])
+    images = torch.randint(0, 40, (STREETS, 3, SIDE, SIDE), generator=generator)
+    labels = torch.zeros(STREETS, SIDE, SIDE, dtype=torch.uint8)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        horizon, left = torch.randint(6, 20, (2,), generator=generator).tolist()
+        label[horizon:] = 1
+        if number % 3:
+            label[24:30, left : left + 10] = 2
+        image.add_((brightness * colours[label.long()]).permute(2, 0, 1).long())
+        label[horizon] = VOID
+        # Images have unequally many void pixels.
+        label[:, SIDE - 1 - number :] = VOID
+    return LabelledImages(images.to(torch.uint8), labels)
+
+
+class _Streets(LabelledDomain):
+    problem = "segmentation"
+    class_names, image_shape = ("wall", "road", "car"), (3, SIDE, SIDE)
+
+
+@register_domain("tiny-day")
+class Day(_Streets):
+    """Bright streets."""
+
+    def _load(self, split: Split) -> dict[Split, LabelledImages]:
+        return {split: draw_streets(split, brightness=200, seed=0)}
+
+
+@register_domain("tiny-night")
+class Night(_Streets):
+    """Dim streets."""
+
+    def _load(self, split: Split) -> dict[Split, LabelledImages]:
+        return {split: draw_streets(split, brightness=90, seed=100)}
+
+
+@register_network("tiny-fcn")
+class TinyFCN(ChainNetwork):
+    """Two strided convolutions and a head; logits at stride 4."""
+
+    name, features, stride, multiple = "tiny-fcn", "layer2", 4, 4
+
+    def __init__(self, in_channels: int = 3, classes: int = 3) -> None:
+        down = [
+            nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU())
+            for before, after in ((in_channels, 8), (8, 12))
+        ]
+        super().__init__(numbered([*down, nn.Conv2d(12, classes, 1)]))
+
+
+STREET = TrialConfig(
+    task=TaskConfig(source="tiny-day", target="tiny-night", network="tiny-fcn"),
+    pretraining=PretrainingConfig(steps=30, batch_size=8, learning_rate=1e-2),
+    adaptation=AdaptationConfig(layers=("layer2",)),
+    steps=4,
+    batch_size=4,
+    report_every=2,
+)
 BASE = TrialConfig(
     task=TaskConfig(source="tiny-source", target="tiny-target"),
     pretraining=PretrainingConfig(steps=20, batch_size=16),
@@ -92,9 +169,9 @@ BASE = TrialConfig(
 )
 
 
-def trial(**settings: Any) -> TrialConfig:
-    """The tiny trial with settings replaced; ``__`` stands for a dot."""
-    return apply_settings(BASE, {name.replace("__", "."): v for name, v in settings.items()})
+def trial(base: TrialConfig = BASE, /, **settings: Any) -> TrialConfig:
+    """A tiny trial with settings replaced; ``__`` stands for a dot."""
+    return apply_settings(base, {name.replace("__", "."): v for name, v in settings.items()})
 
 
 def place(folder: Path, name: str = "trial") -> Place:
@@ -119,6 +196,36 @@ class Recorder:
     @property
     def steps(self) -> list[int]:
         return [report.step for report in self.reports]
+
+
+def assert_same(one: Report, other: Report) -> None:
+    """Bit for bit."""
+    assert (one.step, one.metrics) == (other.step, other.metrics)
+    np.testing.assert_array_equal(one.predictions, other.predictions)
+
+
+def figures_by_counting(
+    network: nn.Module, part: LabelledImages, classes: tuple[str, ...]
+) -> dict[str, float]:
+    """What `quality` says of pixels, from counts of label and prediction in numpy."""
+    with torch.no_grad():
+        logits = network.eval()(part.images.float() / 255)
+    logits = nn.functional.interpolate(logits, size=part.labels.shape[1:], mode="bilinear")
+    kept = (part.labels != VOID).numpy()
+    counts = np.zeros((len(classes), len(classes)))
+    np.add.at(counts, (part.labels.numpy()[kept], logits.argmax(1).numpy()[kept]), 1)
+    right, labelled, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
+    iou = {
+        f"iou/{name}": right[k] / (labelled[k] + predicted[k] - right[k])
+        for k, name in enumerate(classes)
+        if labelled[k] + predicted[k]
+    }
+    return {
+        "": float(np.mean(list(iou.values()))),
+        "global_accuracy": right.sum() / counts.sum(),
+        "class_accuracy": float(np.mean((right / np.maximum(labelled, 1))[labelled > 0])),
+        **iou,
+    }
 
 
 class PowerCutError(Exception):
@@ -147,7 +254,7 @@ class Failing(Recorder):
 
 # The server imports what workers need once, and they are forks of it.
 mp.get_context("forkserver").set_forkserver_preload(
-    ["gam_ray.training.trial", "sklearn.cluster", "torch._dynamo"]
+    ["gam_ray.training.trial", "sklearn.cluster", "torch._dynamo", "torchmetrics.classification"]
 )
 
 

@@ -1,0 +1,256 @@
+"""Predictions and quality of whole splits, image by image and pixel by pixel."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_task import (
+    BASE,
+    STREET,
+    TinyFCN,
+    draw,
+    draw_streets,
+    figures_by_counting,
+    start_workers,
+)
+from torch import Tensor, nn
+
+from gam_ray.adaptation import adapt_batch_norm, rank, share_batch_norm
+from gam_ray.domains import VOID, LabelledImages
+from gam_ray.networks import ChainNetwork, LeNet
+from gam_ray.networks.lenet import LeNetBN
+from gam_ray.training import evaluation
+from gam_ray.training.data import load_task
+from gam_ray.training.evaluation import float_batches, label_free_scores, predict, quality
+
+CPU = torch.device("cpu")
+CLASSES = ("wall", "road", "car", "moon")
+STREET_PIXELS = 32 * 32
+
+
+class Pixelwise(ChainNetwork):
+    """Features are the pixel itself, and logits depend on nothing else."""
+
+    name, features, stride, multiple = "pixelwise", "layer1", 1, 1
+
+    def __init__(self) -> None:
+        super().__init__({"layer1": nn.Identity(), "layer2": nn.Conv2d(3, 4, 1)})
+
+
+def street_network() -> TinyFCN:
+    """A network that is often wrong, and says all classes but moon."""
+    torch.manual_seed(0)
+    network = TinyFCN(classes=4)
+    nn.init.zeros_(network.layer3.bias)
+    with torch.no_grad():
+        logits = network(draw_streets("test", brightness=90, seed=0).images.float() / 255)
+        network.layer3.bias.sub_(logits.movedim(1, -1).flatten(0, 2).median(0).values)
+        network.layer3.bias[3] = -100.0
+    return network
+
+
+def nine_streets(**changed: int) -> LabelledImages:
+    """With 8 images a batch, the last one has a single image."""
+    part = draw_streets("test", brightness=90, seed=0)
+    labels = part.labels[:9].clone()
+    for name, label in changed.items():
+        labels[labels == CLASSES.index(name)] = label
+    return LabelledImages(part.images[:9], labels)
+
+
+@pytest.fixture
+def _eight_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "BATCH_PIXELS", 8 * STREET_PIXELS)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 40, 41, 100])
+@pytest.mark.parametrize("most", [1, 9, 16])
+def test_batches_are_the_same_whatever_the_number_of_workers(
+    count: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = (torch.arange(count, dtype=torch.uint8) + 2).view(count, 1, 1, 1).expand(-1, 1, 4, 4)
+    monkeypatch.setattr(evaluation, "BATCH_PIXELS", most * 16)
+    monkeypatch.setattr(evaluation, "shard", lambda part: part)
+    partitions = []
+    for workers in (1, 2, 4, 8):
+        monkeypatch.setattr(evaluation, "world_size", lambda workers=workers: workers)
+        batches = list(float_batches(images, CPU))
+        torch.testing.assert_close(torch.cat(batches) * 255, images.float())
+        partitions.append([len(batch) for batch in batches])
+    assert partitions == [partitions[0]] * 4
+    assert max(partitions[0]) <= max(most + 7, 8)
+    monkeypatch.setattr(evaluation, "world_size", lambda: 6)
+    assert all(len(batch) % 6 == 0 for batch in list(float_batches(images, CPU))[:-1])
+
+
+# Quality
+
+
+@pytest.mark.parametrize("changed", [{}, {"car": VOID}, {"car": VOID, "road": VOID}, {"wall": 1}])
+@pytest.mark.usefixtures("_eight_a_batch")
+def test_quality_of_pixels_is_what_counting_them_says(changed: dict[str, int]) -> None:
+    network, part = street_network().train(), nine_streets(**changed)
+    found = quality(network, part, CLASSES)
+    assert network.training
+    expected = figures_by_counting(network, part, CLASSES)
+    assert found == pytest.approx(expected, abs=1e-6)
+    # Road and car are predicted even where no label says so, and the moon never occurs.
+    assert found.keys() == {"", "global_accuracy", "class_accuracy"} | {
+        f"iou/{name}" for name in CLASSES[:3]
+    }
+    assert 0 < found[""] < found["global_accuracy"] < 1
+
+
+def test_quality_of_images_is_their_accuracy_and_class_255_counts() -> None:
+    network, part = LeNet(1, 300), draw("test", brightness=60, seed=0)
+    nn.init.constant_(network.fc4.bias[255:256], 100.0)
+    labels = torch.where(part.labels < 4, 255, part.labels)
+    found = quality(network, LabelledImages(part.images, labels), tuple(map(str, range(300))))
+    assert found == {"": (part.labels < 4).double().mean().item()}
+
+
+# Predictions
+
+
+def test_of_pixels_probabilities_and_features_are_those_of_one_pixel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation, "SAMPLED_PIXELS", 500)
+    row, column = torch.meshgrid(torch.arange(24), torch.arange(40), indexing="ij")
+    # A pixel's colour says which one it is.
+    images = torch.stack(
+        [torch.stack([torch.full_like(row, n), row, column]) for n in range(10)]
+    ).to(torch.uint8)
+    torch.manual_seed(0)
+    network = Pixelwise()
+    nn.init.normal_(network.layer2.weight, std=20)
+    probabilities, features = predict(network, images, CPU)
+    assert (probabilities.shape, features.shape) == ((500, 4), (500, 3))
+    with torch.no_grad():
+        expected = features @ network.layer2.weight.flatten(1).T + network.layer2.bias
+    torch.testing.assert_close(probabilities, expected.softmax(-1))
+    pixels = (features * 255).round().long()
+    assert pixels[:, 0].tolist() == [n for n in range(10) for _ in range(50)]
+    assert len({tuple(pixel) for pixel in pixels.tolist()}) > 450
+    assert pixels.amax(0).tolist() == pytest.approx([9, 23, 39], abs=1)
+    assert pixels[:, 1:].amin(0).tolist() == pytest.approx([0, 0], abs=1)
+
+
+@pytest.mark.usefixtures("_eight_a_batch")
+def test_of_strided_maps_pixels_take_the_interpolated_logits_and_the_nearest_features(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation, "SAMPLED_PIXELS", 90)
+    network, images = street_network(), nine_streets().images
+    probabilities, features = predict(network, images, CPU)
+    with torch.no_grad():
+        maps = network.layer2(network.layer1(images.float() / 255))
+        full = nn.functional.interpolate(network.layer3(maps), scale_factor=4, mode="bilinear")
+    places = evaluation._sampled_places(images)
+    assert places.shape == (9, 10)
+    for row, pixel in enumerate(places.flatten().tolist()):
+        number, (y, x) = row // 10, divmod(pixel, 32)
+        torch.testing.assert_close(probabilities[row], full[number, :, y, x].softmax(0))
+        torch.testing.assert_close(features[row], maps[number, :, y // 4, x // 4])
+
+
+def test_predictions_are_of_the_same_pixels_at_every_call_and_restore_the_mode() -> None:
+    network, images = street_network().train(), nine_streets().images
+    torch.manual_seed(1)
+    one = predict(network, images, CPU)
+    torch.manual_seed(2)
+    other = predict(network, images, CPU)
+    assert network.training
+    for found, expected in zip(one, other, strict=True):
+        assert torch.equal(found, expected)
+
+
+# Workers
+
+
+def plain() -> LeNet:
+    torch.manual_seed(4)
+    return LeNet()
+
+
+def normalised() -> LeNetBN:
+    torch.manual_seed(3)
+    return LeNetBN()
+
+
+def leave_findings(folder: Path) -> None:
+    """Of streets and of digits in batches of 8, the last of which leaves a worker without any."""
+    evaluation.BATCH_PIXELS = 8 * STREET_PIXELS
+    network, part = street_network(), nine_streets()
+    pixels = predict(network, part.images, CPU)
+    figures = quality(network, part, CLASSES)
+    evaluation.BATCH_PIXELS = 5 * 28 * 28
+    digits = draw("test", brightness=60, seed=0).images[:9]
+    whole = predict(plain(), digits, CPU)
+    batch_norm = normalised()
+    share_batch_norm(batch_norm)
+    many = draw("train", brightness=60, seed=0).images[:50]
+    adapt_batch_norm(batch_norm, float_batches(many, CPU))
+    torch.save((pixels, figures, whole, batch_norm.state_dict()), folder / f"{rank()}.pt")
+
+
+def test_two_workers_find_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "BATCH_PIXELS", evaluation.BATCH_PIXELS)  # restored after
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    leave_findings(folders[0])
+    start_workers(leave_findings, 2, folders[1])
+    pixels, figures, whole, statistics = torch.load(folders[0] / "0.pt")
+    for number in range(2):
+        found = torch.load(folders[1] / f"{number}.pt")
+        torch.testing.assert_close(found[0], pixels)
+        assert found[1] == pytest.approx(figures, abs=1e-6)
+        torch.testing.assert_close(found[2], whole)
+        torch.testing.assert_close(found[3], statistics)
+
+
+# Scores
+
+
+@pytest.mark.parametrize("clustered", [7, 10_000])
+def test_clustering_takes_rows_evenly_spaced_over_the_whole_split(
+    clustered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Tensor, Tensor]] = []
+
+    def record(probabilities: Tensor, features: Tensor, *, seed: int) -> float:
+        assert seed >= 0
+        asked.append((probabilities, features))
+        return 0.25
+
+    monkeypatch.setattr(evaluation, "CLUSTERED", clustered)
+    monkeypatch.setattr(evaluation, "SAMPLED_PIXELS", 160)
+    monkeypatch.setattr(evaluation, "class_ami", record)
+    data, network = load_task(STREET.task, None), TinyFCN()
+    scores, predictions = label_free_scores(network, data, CPU, seed=0)
+    expected = predict(network, data.target_held_out.images, CPU)
+    assert torch.equal(predictions, expected[0])
+    rows = np.linspace(0, 159, min(clustered, 160)).astype(int)
+    assert (rows[0], rows[-1]) == (0, 159)
+    for found, whole in zip(asked[0], expected, strict=True):
+        assert torch.equal(found, whole[rows])
+    source = figures_by_counting(network, data.source_held_out, data.class_names)
+    assert scores["score/class_ami"] == 0.25
+    assert scores["score/source_iou"] == pytest.approx(source[""], abs=1e-6)
+    assert scores["score/source_accuracy"] == pytest.approx(source["global_accuracy"], abs=1e-6)
+
+
+def test_scores_of_images_have_no_iou() -> None:
+    data, network = load_task(BASE.task, None), plain()
+    scores: dict[str, Any] = label_free_scores(network, data, CPU, seed=0)[0]
+    assert scores.keys() == {
+        "score/source_accuracy",
+        "score/information_maximisation",
+        "score/class_ami",
+    }
