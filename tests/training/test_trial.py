@@ -1,5 +1,6 @@
 """Whole trials on tiny domains."""
 
+import shutil
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch import nn
 
 from gam_ray.adaptation import layer_moments, match_network, rank
 from gam_ray.config import TrialConfig
+from gam_ray.config.trial import FORMS
 from gam_ray.domains import LabelledImages
 from gam_ray.networks import LeNet, base
 from gam_ray.training.data import load_target_labels, load_task, to_float
@@ -40,6 +42,10 @@ CONFIGS = {
     "initial": trial(adaptation__moments__kind="initial", adaptation__adversary="lsgan"),
     "unmatched": trial(adaptation__gaussian=False, adaptation__drift=0.0),
     "noisy": trial(task__network="noisy"),
+    "release": trial(**{f"adaptation__{name}": value for name, value in FORMS["release"].items()}),
+    "bn-running": trial(task__network="lenet-bn", **RUNNING),
+    "bn-initial": trial(task__network="lenet-bn", adaptation__moments__kind="initial"),
+    "bn-source": trial(task__network="lenet-bn", adaptation__gaussian=False),
 }
 
 
@@ -92,6 +98,23 @@ def predictions(network: nn.Module, images: torch.Tensor) -> Any:
         return network.eval()(to_float(images)).softmax(1).numpy()
 
 
+HEALTH_OF_LAYERS = (
+    "loss/discriminator",
+    "loss/adversarial",
+    "loss_ratio",
+    "gradient_norm",
+    "accuracy/source",
+    "accuracy/target",
+)
+
+
+def health_of(config: TrialConfig) -> set[str]:
+    """Names of what the steps of a trial see."""
+    layers = config.adaptation.layers
+    of_layers = {f"{kind}/{layer}" for kind in HEALTH_OF_LAYERS for layer in layers}
+    return of_layers | {"loss/target", "loss/drift", "gradient_norm/target"}
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_trial_reports_at_its_steps_and_at_the_last(name: str, whole: dict[str, Any]) -> None:
     outcome, reports, saved = whole[name]
@@ -107,7 +130,14 @@ def test_a_trial_reports_at_its_steps_and_at_the_last(name: str, whole: dict[str
             "score/information_maximisation",
             "score/class_ami",
         }
-        assert {"loss/target", "loss/drift", "accuracy/source/conv2"} <= report.metrics.keys()
+        assert report.metrics.keys() - scores == health_of(CONFIGS[name])
+        for layer in CONFIGS[name].adaptation.layers:
+            seen = {kind: report.metrics[f"{kind}/{layer}"] for kind in HEALTH_OF_LAYERS}
+            assert seen["gradient_norm"] > 0
+            assert 0 <= seen["accuracy/source"] <= 1
+            assert 0 <= seen["accuracy/target"] <= 1
+            ratio = seen["loss/adversarial"] / seen["loss/discriminator"]
+            assert seen["loss_ratio"] == pytest.approx(ratio)
     assert reports[0].metrics["loss/target"] != reports[1].metrics["loss/target"]
 
 
@@ -130,16 +160,17 @@ def test_another_seed_gives_other_numbers(folder: Path, whole: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    ("cut", "told"),
+    ("name", "cut", "told"),
     [
-        (("after the report", 3), ([3], [3, 6, 7])),
-        (("before the report", 6), ([3], [6, 7])),
-        (("before the report", 7), ([3, 6], [7])),
-        (("between reports", 5), ([3], [3, 6, 7])),
-        (("between reports", 2), ([], [3, 6, 7])),
+        ("running", ("after the report", 3), ([3], [3, 6, 7])),
+        ("running", ("before the report", 6), ([3], [6, 7])),
+        ("running", ("before the report", 7), ([3, 6], [7])),
+        ("running", ("between reports", 5), ([3], [3, 6, 7])),
+        ("running", ("between reports", 2), ([], [3, 6, 7])),
+        ("noisy", ("between reports", 5), ([3], [3, 6, 7])),
+        ("bn-running", ("between reports", 5), ([3], [3, 6, 7])),
     ],
 )
-@pytest.mark.parametrize("name", ["running", "noisy"])
 @pytest.mark.usefixtures("_progress_at_every_step")
 def test_a_trial_that_was_cut_off_ends_as_one_that_ran_through(
     name: str,
@@ -163,7 +194,7 @@ def test_a_trial_that_was_cut_off_ends_as_one_that_ran_through(
     assert differing(torch.load(there.checkpoint), saved) == []
 
 
-@pytest.mark.parametrize("name", ["initial", "unmatched"])
+@pytest.mark.parametrize("name", ["initial", "unmatched", "release", "bn-initial", "bn-source"])
 def test_other_kinds_of_trial_go_on_as_well(name: str, folder: Path, whole: dict[str, Any]) -> None:
     there = place(folder, f"cut-{name}")
     with pytest.raises(PowerCutError):
@@ -199,6 +230,10 @@ def test_the_reporter_stops_a_trial(stop_at: int, stopped: bool, folder: Path) -
     [
         ({"optimizer__target_lr": 1e20}, "not finite by step 3: .*loss/target.*learning rates"),
         (
+            {"optimizer__discriminator_lr": 1e30, "steps": 99, "report_every": 99, "batch_size": 2},
+            "not finite by step 50: .*loss/discriminator/conv2.*learning rates",
+        ),
+        (
             {"optimizer__target_lr": 1e15, "report_every": 1, "adaptation__gaussian": False},
             "the target network's predictions are not finite; lower the learning rates",
         ),
@@ -224,6 +259,17 @@ def test_a_batch_is_a_multiple_of_the_workers() -> None:
         check_trial(trial(pretraining__batch_size=10), workers=4)
 
 
+def test_layers_are_looked_up_where_discriminators_look() -> None:
+    for kind in ("none", "gaussian"):
+        check_trial(trial(adaptation__kind=kind, adaptation__layers=["layer4"]), workers=1)
+    with pytest.raises(ValueError, match="no layer 'layer4'; its layers: conv1, conv2, fc3, fc4"):
+        check_trial(trial(adaptation__layers=["layer4"]), workers=1)
+    # A layer that is not chosen may have a weight of its own.
+    check_trial(trial(adaptation__layer_weights={"fc4": 3.0}), workers=1)
+    with pytest.raises(ValueError, match="no layer 'fc5'; its layers: conv1"):
+        check_trial(trial(adaptation__layer_weights={"fc4": 3.0, "fc5": 1.0}), workers=1)
+
+
 def test_settings_that_do_not_go_together_are_refused_before_training(tmp_path: Path) -> None:
     for settings, message in (
         ({"adaptation__layers": ["fc9"]}, "no layer 'fc9'"),
@@ -243,14 +289,7 @@ def baseline(kind: str, folder: Path) -> tuple[Report, nn.Module]:
     again = Recorder()
     assert run_trial(config, there, again) == outcome
     assert_same(again.reports[0], reporter.reports[0])
-    source = SourceCache(there.sources).get(
-        config.task,
-        config.pretraining,
-        load_task(config.task, folder),
-        device=CPU,
-        progress=lambda *_: pytest.fail("the source network was trained again"),
-    )
-    return reporter.reports[0], source
+    return reporter.reports[0], source_of(config, folder)
 
 
 def test_without_adaptation_the_source_network_is_reported(folder: Path) -> None:
@@ -275,8 +314,55 @@ def test_adaptation_starts_from_the_matched_network_and_drifts_from_it(
     whole: dict[str, Any],
 ) -> None:
     assert any(name.startswith("matching.") for name in whole["initial"][2]["target"])
-    assert not any(name.startswith("matching.") for name in whole["unmatched"][2]["target"])
+    for name in ("unmatched", "release", "bn-source"):
+        assert not any(key.startswith("matching.") for key in whole[name][2]["target"])
     assert all(whole[name][1][-1].metrics["loss/drift"] > 0 for name in CONFIGS)
+
+
+def source_of(config: TrialConfig, folder: Path) -> nn.Module:
+    """The source network of a trial that has run."""
+    return SourceCache(folder / "sources").get(
+        config.task,
+        config.pretraining,
+        load_task(config.task, folder),
+        device=CPU,
+        progress=lambda *_: pytest.fail("the source network was trained again"),
+    )
+
+
+def test_batch_norm_keeps_the_sources_statistics_without_gaussian_matching(
+    folder: Path, whole: dict[str, Any]
+) -> None:
+    source = source_of(CONFIGS["bn-source"], folder).state_dict()
+    statistics = [name for name in source if "running_" in name or "tracked" in name]
+    assert len(statistics) == 9
+    found = {name: whole[f"bn-{name}"][2]["target"] for name in ("source", "initial", "running")}
+    for name in statistics:
+        assert torch.equal(found["source"][name], source[name])
+        if "running_" in name:
+            assert len({tensor[name].sum().item() for tensor in found.values()}) == 3
+    moved = [name for name in source if not torch.equal(found["source"][name], source[name])]
+    # What is behind the last chosen layer is drawn to the source, where it is.
+    assert set(moved) == source.keys() - set(statistics) - {"fc4.weight", "fc4.bias"}
+
+
+def test_what_batch_norm_keeps_is_of_the_target_and_by_running_moments_of_the_weights_now(
+    folder: Path, whole: dict[str, Any]
+) -> None:
+    """The first BatchNorm's statistics over all target images, written out."""
+    weights = {
+        "bn-running": whole["bn-running"][2]["target"],
+        "bn-initial": source_of(CONFIGS["bn-initial"], folder).state_dict(),
+    }
+    images = to_float(draw("train", brightness=60, seed=100).images)
+    for name, state in weights.items():
+        kept = whole[name][2]["target"]
+        before = nn.functional.conv2d(images, state["conv1.0.weight"], state["conv1.0.bias"])
+        values = before.movedim(1, -1).flatten(0, 2)
+        torch.testing.assert_close(kept["conv1.1.running_mean"], values.mean(0))
+        torch.testing.assert_close(kept["conv1.1.running_var"], values.var(0), rtol=1e-4, atol=1e-6)
+        assert "matching.fc4.target_mean" in kept
+        assert not any(key.startswith(("matching.conv", "matching.fc3")) for key in kept)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -375,3 +461,26 @@ def test_two_workers_do_what_one_does_and_the_first_reports(
         assert metrics == pytest.approx(expected[step].metrics, rel=1e-3, abs=1e-4)
         np.testing.assert_allclose(probabilities, expected[step].predictions, atol=1e-4)
     assert torch.load(tmp_path / "1.pt") == []
+
+
+def whole_trials(folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        reporter = Recorder()
+        run_trial(CONFIGS[name], place(folder, name), reporter)
+        found = [(r.step, r.metrics, r.predictions.tolist()) for r in reporter.reports]
+        torch.save(found, folder / f"{name}-{rank()}.pt")
+
+
+def test_two_workers_normalise_batches_as_one_does(
+    folder: Path, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """From one source network: of a bias before BatchNorm, Adam makes noise larger."""
+    names = ("bn-running", "bn-initial", "bn-source", "release")
+    shutil.copytree(folder / "sources", tmp_path / "sources")
+    start_workers(whole_trials, 2, tmp_path, names)
+    for name in names:
+        found = torch.load(tmp_path / f"{name}-0.pt")
+        for (step, metrics, probabilities), report in zip(found, whole[name][1], strict=True):
+            assert step == report.step
+            assert metrics == pytest.approx(report.metrics, rel=1e-3, abs=1e-4)
+            np.testing.assert_allclose(probabilities, report.predictions, atol=1e-4)
