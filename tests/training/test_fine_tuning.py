@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,11 +20,12 @@ from tiny_task import (
     start_workers,
     trial,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from gam_ray.adaptation import rank
 from gam_ray.config import TrialConfig
 from gam_ray.domains import LabelledImages, Split
+from gam_ray.networks import LeNet, base
 from gam_ray.training.data import load_target_labels, to_float
 from gam_ray.training.fine_tuning import few_labelled
 from gam_ray.training.reports import Report
@@ -173,6 +174,36 @@ def test_the_few_are_told_better_and_all_parameters_move(
     assert still == {key for key in old if any(part in key for part in STATISTICS)}
     assert bool(still) == (name != "none")
     assert whole[name][2]["target"].keys() == old.keys()
+
+
+class Dropping(LeNet):
+    """LeNet with dropout, which notes the stages in which it drops."""
+
+    dropped: ClassVar[list[bool]] = []
+
+    def __init__(self, in_channels: int, classes: int) -> None:
+        super().__init__(in_channels, classes)
+        self.fc3.append(nn.Dropout(0.3))
+        self.fc3.register_forward_hook(lambda fc3, *_: self.dropped.append(fc3[-1].training))
+
+
+def test_dropout_drops_while_labels_are_learned_and_from_the_trials_seed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(base._BUILDERS, "dropping", Dropping)
+    config = trial(KINDS["none"], task__network="dropping")
+    found = []
+    for seed in (1, 2):
+        Dropping.dropped.clear()
+        torch.manual_seed(seed)
+        found.append(run(config, folder, f"dropping-{seed}"))
+        # The second time there is no pretraining.
+        assert Dropping.dropped.count(True) == 8 + (20 if seed == 1 else 0)
+    assert differing(found[0][2], found[1][2]) == []
+    Dropping.dropped.clear()
+    run(trial(task__network="dropping", steps=2, report_every=1), folder, "dropping-adapted")
+    assert len(Dropping.dropped) > 4
+    assert not any(Dropping.dropped)
 
 
 def checkpoint_of_adaptation(config: TrialConfig, folder: Path, name: str) -> Path:
