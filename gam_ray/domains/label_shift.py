@@ -9,8 +9,8 @@ its figures, which `benchmarks/table2.py` meets that way round alone: its M_oddâ
 `mnist-even` â†’ `usps`.
 
 The other half is removed from all three splits. Of a source, only training and selection see the
-shift, and either way of treating `test` would do. A target is measured on itself: that of `usps-odd` is the
-accuracy on odd digits alone, and a `test` split of all digits would measure another target.
+shift, and either way of treating `test` would do. A target is measured on itself: `usps-odd` means
+the accuracy on odd digits alone, and a `test` split of all digits would measure another target.
 """
 
 from collections.abc import Mapping
