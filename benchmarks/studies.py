@@ -11,12 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import statistics
-import subprocess
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from tables import spread, stamp
 
 from gam_ray import Study
 from gam_ray.config import StudyConfig, load_study_config
@@ -39,8 +38,7 @@ def main() -> None:
         rows.append({"job": str(job), "seeds": options.seeds, "runs": runs, **summary(runs)})
         print(markdown(rows[-1]), flush=True)
     if options.json:
-        stamp = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit()}
-        options.json.write_text(json.dumps({**stamp, "rows": rows}, indent=1) + "\n")
+        options.json.write_text(json.dumps({**stamp(), "rows": rows}, indent=1) + "\n")
 
 
 def run(config: StudyConfig, data_root: Path | None) -> dict[str, Any]:
@@ -75,29 +73,18 @@ def seeded(config: StudyConfig, seed: int) -> StudyConfig:
     return config.model_copy(update={"search": search, "name": name})
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
+def summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation over seeds of each figure."""
     names = ("none", "chosen", "best", "seconds")
     return {name: spread([run[name] for run in runs]) for name in names}
 
 
-def spread(values: list[float]) -> list[float]:
-    """[mean, standard deviation], the latter 0 for one value."""
-    return [statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0]
-
-
 def markdown(row: dict[str, Any]) -> str:
     """One line of the README's table."""
-    cells = [f"{row[name][0]:.1f} ± {row[name][1]:.1f}" for name in ("none", "chosen", "best")]
+    figures = [row[name] for name in ("none", "chosen", "best")]
+    cells = [f"{figure['mean']:.1f} ± {figure['std']:.1f}" for figure in figures]
     seeds = " ".join(str(seed) for seed in row["seeds"])
-    return f"| `{row['job']}` ({seeds}) | {' | '.join(cells)} | {row['seconds'][0]:.0f} |"
-
-
-def commit() -> str:
-    """The commit that was measured."""
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    return f"| `{row['job']}` ({seeds}) | {' | '.join(cells)} | {row['seconds']['mean']:.0f} |"
 
 
 if __name__ == "__main__":

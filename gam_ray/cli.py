@@ -245,7 +245,11 @@ def _print_choice(store: StudyStore, choice: dict[str, Any], *, as_json: bool) -
         return
     out.print(_choice_table(choice))
     if choice["trial"]["role"] == "no adaptation":
-        out.print("No trial agrees better with the crowd than the source network: do not adapt.")
+        out.print(
+            "No trial that can be trusted scores higher than the source network: do not adapt."
+        )
+    for each in choice["distrusted"]:
+        out.print(f"left out    {each['name']}: {'; '.join(each['causes'])}", highlight=False)
     out.print(f"checkpoint  {choice['checkpoint']}", soft_wrap=True, highlight=False)
     out.print(f"study       {store.folder}", soft_wrap=True, highlight=False)
     out.print(f"MLflow      gam-ray ui {_shown(store.folder)}", soft_wrap=True, highlight=False)

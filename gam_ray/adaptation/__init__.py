@@ -14,6 +14,7 @@ from gam_ray.adaptation.collectives import (
     world_size,
 )
 from gam_ray.adaptation.discriminators import Discriminators, build_discriminator
+from gam_ray.adaptation.modes import evaluating
 from gam_ray.adaptation.moments import (
     ChannelMatching,
     Moments,
@@ -53,6 +54,7 @@ __all__ = [
     "build_discriminator",
     "choose_layers",
     "drift",
+    "evaluating",
     "gather_rows",
     "layer_moments",
     "layers_to_match",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gam_ray.adaptation.collectives import sum_over_workers, world_size
+from gam_ray.adaptation.modes import evaluating
 
 
 class SharedBatchNorm(_BatchNorm):
@@ -129,17 +130,14 @@ def adapt_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
         batches: This worker's shares of float images [N, C, H, W]; the same number of batches
             on all workers.
     """
-    modes = {module: module.training for module in network.modules()}
     norms = batch_norms(network)
     momenta = [norm.momentum for norm in norms]
-    network.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    for images in batches:
-        network(images)
+    with evaluating(network):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        for images in batches:
+            network(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    for module, training in modes.items():
-        module.training = training

@@ -25,6 +25,7 @@ from gam_ray.adaptation.batch_norm import (
     channels_last,
 )
 from gam_ray.adaptation.collectives import sum_over_workers, world_size
+from gam_ray.adaptation.modes import evaluating
 from gam_ray.adaptation.taps import Taps
 
 # A channel that never varies (a dead ReLU) has σ = 0; this keeps α finite, and such a
@@ -158,7 +159,7 @@ def match_network(
     ``target.matching``, so that they travel with the network's state and device.
 
     Args:
-        target: The target network, changed in place; its training mode is restored.
+        target: The target network, changed in place; its modes are restored.
         target_layers: Layer name → submodule of `target`, in the order of the forward pass.
         source_moments: Of the source network on source data, for `layers_to_match` at least.
         target_batches: Called for each pass, gives this worker's float images [N, C, H, W].
@@ -206,7 +207,7 @@ def remeasure(
     For a network that `match_network` matched.
 
     Args:
-        target: Changed in place; its training mode is restored.
+        target: Changed in place; its modes are restored.
         target_layers: Layer name → submodule of `target`, in the order of the forward pass.
         target_batches: Called for each pass, gives this worker's float images [N, C, H, W].
     """
@@ -245,19 +246,16 @@ def layer_moments(
     """Moments of the activations of `layers` over one pass, in evaluation mode.
 
     Args:
-        network: Run on every batch; its training mode is restored.
+        network: Run on every batch; its modes are restored.
         layers: Layer name → submodule of `network`.
         batches: This worker's float images [N, C, H, W].
     """
     meters = {name: MomentsMeter() for name in layers}
-    was_training = network.training
-    network.eval()
-    with Taps(layers) as taps:
+    with evaluating(network), Taps(layers) as taps:
         for images in batches:
             network(images)
             for name, activation in taps.seen.items():
                 meters[name].add(activation)
-    network.train(was_training)
     return {name: meter.result() for name, meter in meters.items()}
 
 

@@ -29,10 +29,27 @@ class SearchConfig(ConfigModel):
 class ObjectiveConfig(ConfigModel):
     """What the search maximises and what chooses; none of them sees a target label."""
 
-    score: Literal["ensv", "information_maximisation", "class_ami"] = "ensv"
-    """``ensv``: agreement with the consensus of the study's trials;
-    ``information_maximisation``: H(mean p) − mean H(p);
-    ``class_ami``: agreement of predictions with clusters of the features."""
+    score: Literal[
+        "ensv",
+        "entropy",
+        "information_maximisation",
+        "bnm",
+        "corr_c",
+        "snd",
+        "class_ami",
+        "v_measure",
+        "mixval",
+        "source_accuracy",
+        "iwcv",
+        "dev",
+        "transfer_score",
+    ] = "ensv"
+    """``ensv``: agreement with the consensus of the study's trials. The others are of one model
+    alone; `gam_ray.selection.scores` says what each is. All are logged, and higher is better."""
+    label_shift: Annotated[float, Field(ge=0, le=1)] = 0.65
+    """How far the predicted classes' shares on the target may be from the labels' on the source:
+    half the sum of the absolute differences. A trial further away has collapsed, cannot win and has
+    no vote. Half of the classes missing is 0.5, all but one of ten are 0.9."""
 
 
 class ScheduleConfig(ConfigModel):

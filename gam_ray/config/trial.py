@@ -37,6 +37,12 @@ class AugmentationConfig(ConfigModel):
     """Mirror half of the images left to right; not for digits."""
     crop: tuple[Count, Count] | None = None
     """Height and width of a random crop; by default whole images."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest angle of a random rotation, in degrees."""
+    shift: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest random shift, as a fraction of height and of width."""
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Images are scaled by a random factor from 1 − zoom to 1 + zoom."""
 
 
 class PretrainingConfig(ConfigModel):

@@ -2,8 +2,9 @@
 
 import difflib
 import hashlib
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +27,7 @@ VOID = 255
 """The label of a pixel that belongs to no class: it is neither trained on nor counted."""
 
 _PERMUTATION_SEED = 2018
+_LOG = logging.getLogger(__name__)
 _LISTED_ENTRIES = 12
 
 
@@ -169,14 +171,22 @@ class LabelledDomain(Domain):
         check_split(split)
         if split not in self._loaded:
             loaded = self._load(split)
-            for images in loaded.values():
-                self._check(images)
+            for part in loaded.values():
+                self._check(part)
             self._loaded.update(loaded)
+            for each, part in loaded.items():
+                self._log(each, part)
         return self._loaded[split]
 
     def unlabelled(self, split: Split) -> UnlabelledImages:
         """Return the images of `labelled(split)`, without the labels."""
         return self.labelled(split).without_labels()
+
+    def _log(self, split: Split, part: LabelledImages) -> None:
+        if self.problem == "classification":
+            counts = torch.bincount(part.labels, minlength=len(self.class_names)).tolist()
+            by_class = dict(zip(self.class_names, counts, strict=True))
+            log_split(self.name, split, part.images.shape, by_class)
 
     def _check(self, part: LabelledImages) -> None:
         problem = "segmentation" if part.labels.ndim == 3 else "classification"
@@ -227,6 +237,31 @@ def listing(folder: Path) -> str:
     more = len(names) - _LISTED_ENTRIES
     listed = ", ".join(names[:_LISTED_ENTRIES]) or "(empty)"
     return f"{listed} and {more} more" if more > 0 else listed
+
+
+def log_split(
+    name: str, split: Split, shape: Sequence[int], by_class: Mapping[str, int] | None
+) -> None:
+    """Log how many images a split has, their shape, and how many there are of each class.
+
+    Args:
+        name: The domain's.
+        split: Which one.
+        shape: `(N, C, H, W)` of its images.
+        by_class: Class name → number of images; None without labels.
+    """
+    count, channels, height, width = shape
+    counts = ", ".join(f"{each} {number}" for each, number in (by_class or {}).items())
+    _LOG.info(
+        "%s %s: %d images, %d channels, %d×%d; %s",
+        name,
+        split,
+        count,
+        channels,
+        height,
+        width,
+        "no labels" if by_class is None else f"by class: {counts}",
+    )
 
 
 def fixed_permutation(length: int) -> Tensor:

@@ -30,13 +30,13 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from gam_ray.domains.base import VOID, LabelledImages, UnlabelledImages, add_to_digest
+from gam_ray.domains.image_files import decoding_threads
 
 _LOG = logging.getLogger(__name__)
 
 _VERSION = 1  # Raise it when the same files would be decoded to other pixels.
 _PROGRESS_SECONDS = 5.0
 _WAIT_SECONDS = 6 * 3600.0
-_MOST_THREADS = 8
 _CHUNK = 8  # Images a thread decodes between two writes.
 # A private map counts as memory that may be needed, unless it says that nothing will be written.
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
@@ -319,7 +319,7 @@ def _write(file: IO[bytes], pixels: np.ndarray, shape: Sequence[int]) -> None:
 
 
 def _decoded(recipe: Recipe) -> Iterator[Decoded]:
-    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    threads = decoding_threads()
     indices = iter(range(recipe.count))
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         while chunk := list(itertools.islice(indices, threads * _CHUNK)):

@@ -1,9 +1,6 @@
 """A user's own images for classification: `image-folder:PATH`."""
 
-import logging
 import os
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,12 +24,12 @@ from gam_ray.domains.base import (
     check_split,
     fixed_permutation,
     listing,
+    log_split,
 )
+from gam_ray.domains.image_files import DAMAGE, decoding_threads, first_ten
 from gam_ray.domains.registry import argument_path, register_domain
 
 Result = TypeVar("Result")
-
-_LOG = logging.getLogger(__name__)
 
 _LAYOUTS = (
     "  train/CLASS/*.png and test/CLASS/*.png, and if wanted held_out/CLASS/*.png",
@@ -43,19 +40,6 @@ _LAYOUTS = (
 _SPLIT_NAMES = frozenset({*SPLITS, "dev", "eval", "training", "testing", "val", "valid"})
 _SPLIT_NAMES |= {"validation", "heldout"}
 _GREY = frozenset({"1", "L"})
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-_TOLD = 10
-_MOST_THREADS = 8
 
 
 @register_domain("image-folder")
@@ -134,23 +118,10 @@ class ImageFolder(Domain):
         if split not in self._decoded:
             part = self._parts[split]
             self._decoded[split] = _decode(part.paths, self.image_shape, self.folder)
-            self._log(split, part)
+            counts = Counter(part.classes)
+            by_class = {name: counts[name] for name in self.class_names} if part.classes else None
+            log_split(self.name, split, self._decoded[split].images.shape, by_class)
         return self._decoded[split]
-
-    def _log(self, split: Split, part: "_Part") -> None:
-        channels, height, width = self.image_shape
-        counts = Counter(part.classes or ())
-        classes = ", ".join(f"{name} {counts[name]}" for name in self.class_names)
-        _LOG.info(
-            "%s %s: %d images, %d channels, %d×%d; %s",
-            self.name,
-            split,
-            len(part.paths),
-            channels,
-            height,
-            width,
-            f"by class: {classes}" if part.classes else "no labels",
-        )
 
 
 @dataclass(frozen=True)
@@ -336,7 +307,7 @@ def _common_size(paths: Sequence[Path], folder: Path) -> tuple[int, int]:
         ]
         lines = [
             f"All images of a domain have one size, but those of {folder} have {len(examples)}:",
-            *(f"  {line}" for line in _first_ten(told)),
+            *(f"  {line}" for line in first_ten(told)),
             "(height×width). Give a size, to which all are stretched.",
         ]
         raise ValueError("\n".join(lines))
@@ -384,12 +355,12 @@ def _for_each(paths: Sequence[Path], work: Callable[[Path], Result], folder: Pat
     def attempt(path: Path) -> list[Result]:
         try:
             return [work(path)]
-        except _DAMAGE as error:
+        except DAMAGE as error:
             faults[path] = error
             return []
 
     Image.init()  # Here, because threads would do it at once.
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(decoding_threads()) as pool:
         results = [result for made in pool.map(attempt, paths) for result in made]
     if faults:
         raise ValueError(_unusable(faults, folder))
@@ -400,7 +371,7 @@ def _unusable(faults: Mapping[Path, Exception], folder: Path) -> str:
     told = [f"{path.relative_to(folder)}: {error}" for path, error in sorted(faults.items())]
     lines = [
         f"Of the images in {folder}, {len(told)} cannot be used:",
-        *(f"  {line}" for line in _first_ten(told)),
+        *(f"  {line}" for line in first_ten(told)),
         "Get those again that are damaged or cut off, convert those that have more than 8 bits,",
         "or remove them.",
     ]
@@ -412,11 +383,4 @@ def _names(paths: Iterable[Path]) -> list[str]:
 
 
 def _some(names: Iterable[str]) -> str:
-    return ", ".join(_first_ten(names))
-
-
-def _first_ten(lines: Iterable[str]) -> list[str]:
-    """Return the first ten, and where there are more, how many."""
-    lines = list(lines)
-    more = [f"and {len(lines) - _TOLD} more"] if len(lines) > _TOLD else []
-    return lines[:_TOLD] + more
+    return ", ".join(first_ten(names))

@@ -1,7 +1,5 @@
 """Image files and label files: read, mapped to classes, resized."""
 
-import struct
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,22 +8,11 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
 from gam_ray.domains.base import VOID
+from gam_ray.domains.image_files import DAMAGE, first_ten
 from gam_ray.domains.street_classes import Colour
 
 _ID_MODES = frozenset({"I", "I;16", "I;16B", "L", "P"})
 _COLOURS = frozenset({"RGB", "RGBA"})
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-_TOLD = 10
 
 
 class LabelTable:
@@ -105,11 +92,10 @@ def read_coloured_ids(path: Path, ids: Mapping[Colour, int]) -> np.ndarray:
     places = np.searchsorted(codes, packed).clip(max=len(codes) - 1)
     unknown = np.unique(packed[codes[places] != packed]).tolist()
     if unknown:
-        more = f" and {len(unknown) - _TOLD} more" if len(unknown) > _TOLD else ""
+        told = ", ".join(first_ten(f"#{code:06x}" for code in unknown))
         raise ValueError(
-            f"{path} has colours that stand for no class: "
-            f"{', '.join(f'#{code:06x}' for code in unknown[:_TOLD])}{more}. Get the labels as "
-            "they were published: resizing or JPEG mixes colours."
+            f"{path} has colours that stand for no class: {told}. Get the labels as they were "
+            "published: resizing or JPEG mixes colours."
         )
     return np.array([ids[colour] for colour in sorted(ids)])[places]
 
@@ -161,7 +147,7 @@ def _read(path: Path, take: Callable[[Image.Image], Image.Image]) -> Image.Image
     try:
         with Image.open(path) as image:
             return take(image)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ValueError(
             f"{path} cannot be read as an image: {error!r}. It is damaged, or cut off, or "
             "something else; remove it and get it again."

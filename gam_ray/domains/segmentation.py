@@ -26,6 +26,7 @@ from gam_ray.domains.base import (
     listing,
 )
 from gam_ray.domains.image_cache import Decoded, Recipe, Stored, open_or_build
+from gam_ray.domains.image_files import first_ten
 from gam_ray.domains.label_files import (
     LabelTable,
     read_ids,
@@ -37,7 +38,6 @@ from gam_ray.domains.label_files import (
 _LOG = logging.getLogger(__name__)
 
 _IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -355,5 +355,4 @@ def _up_to(folder: Path, top: Path) -> list[Path]:
 def _told(what: str, names: list[str]) -> str:
     if not names:
         return ""
-    more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
-    return f"\n{what} ({len(names)}): {', '.join(sorted(names)[:_TOLD])}{more}"
+    return f"\n{what} ({len(names)}): {', '.join(first_ten(sorted(names)))}"

@@ -9,7 +9,7 @@ Written in numpy, so that a process without torch can keep a crowd.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,14 @@ Probabilities = NDArray[np.floating]
 class Crowd:
     """The predictions of a study's models on the held-out target, one vote a model.
 
-    A model that collapsed or diverged votes as well: the mean softmax outvotes it as long as
-    most models do better.
+    A model that is not trusted (the collapse guard says so) is a member without a vote: it is held
+    against the consensus of the others. A bad model that nobody noticed votes as well: the mean
+    softmax outvotes it as long as most models do better.
     """
 
     def __init__(self) -> None:
         self._members: dict[str, Probabilities] = {}
+        self._voters: set[str] = set()
         self._total: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
@@ -34,8 +36,13 @@ class Crowd:
     def __contains__(self, name: object) -> bool:
         return name in self._members
 
-    def vote(self, name: str, probabilities: Probabilities) -> None:
+    def vote(self, name: str, probabilities: Probabilities, *, trusted: bool = True) -> None:
         """Count in the predictions [N, C] of model `name`, in place of its earlier ones.
+
+        Args:
+            name: The model.
+            probabilities: [N, C].
+            trusted: Whether they have a vote; if not, they are kept to be held against it.
 
         Raises:
             ValueError: If the shape differs from the other members', or a value is not finite.
@@ -49,29 +56,38 @@ class Crowd:
                 f"predictions of {name!r} must have the shape {self._total.shape} of the "
                 f"others, but got {probabilities.shape}; the held-out split must not change"
             )
-        if name in self._members:
+        if name in self._voters:
             self._total -= self._members[name]
         self._members[name] = probabilities
-        self._total += probabilities
+        self._voters.discard(name)
+        if trusted:
+            self._voters.add(name)
+            self._total += probabilities
 
     def agreement(self, name: str) -> float:
         """Share in [0, 1] of images where member `name` predicts what the consensus does.
 
+        While nobody has a vote, the consensus is that of all members.
+
         Raises:
-            KeyError: If `name` has not voted.
+            KeyError: If `name` is no member.
         """
         own = self._members[name].argmax(1)
         assert self._total is not None
-        return float((own == self._total.argmax(1)).mean())
+        total = self._total if self._voters else sum(self._members.values())
+        return float((own == np.asarray(total).argmax(1)).mean())
 
 
-def agreements(predictions: Mapping[str, Probabilities]) -> dict[str, float]:
-    """Every model's agreement with the consensus of all of them.
+def agreements(
+    predictions: Mapping[str, Probabilities], *, untrusted: Collection[str] = ()
+) -> dict[str, float]:
+    """Every model's agreement with the consensus of all that are trusted.
 
     Args:
         predictions: Model name → probabilities [N, C], all of one shape.
+        untrusted: Names of those without a vote.
     """
     crowd = Crowd()
     for name, probabilities in predictions.items():
-        crowd.vote(name, probabilities)
+        crowd.vote(name, probabilities, trusted=name not in untrusted)
     return {name: crowd.agreement(name) for name in predictions}

@@ -30,6 +30,7 @@ from gam_ray.study.store import (
     TrialRecord,
     TrialState,
 )
+from gam_ray.study.trust import distrust
 from gam_ray.tracking import (
     ArtifactReady,
     MetricsReported,
@@ -40,6 +41,9 @@ from gam_ray.tracking import (
 )
 
 logger = logging.getLogger(__name__)
+
+# What the search hears of a trial that the guard distrusts: less than any score of the others.
+UNTRUSTED_SCORE = -1e6
 
 # A trial whose lane dies more often than this has failed; the next one gets the lane.
 MAX_ATTEMPTS = 3
@@ -95,6 +99,7 @@ class _Trial:
     steps_seen: set[int] = field(default_factory=set)
     decisions: dict[int, bool] = field(default_factory=dict)
     stopped: bool = False
+    distrust: tuple[str, ...] = ()
 
     @property
     def is_over(self) -> bool:
@@ -297,10 +302,11 @@ class Broker:
         trial = _Trial(record, files, state=end.state if end else "planned")
         for report in files.reports():
             trial.steps_seen.add(report.step)
+            trial.distrust = self._distrust(trial, report.metrics)
             trial.events.append(self._report_event(trial, report.step, report.metrics))
         predictions = files.predictions()
         if predictions is not None:
-            self._crowd.vote(record.key, predictions)
+            self._crowd.vote(record.key, predictions, trusted=not trial.distrust)
         if end:
             trial.events.append(_end_event(trial, end))
         self._trials[record.key] = trial
@@ -321,7 +327,8 @@ class Broker:
         predictions: NDArray[np.float32],
     ) -> None:
         key = trial.record.key
-        self._crowd.vote(key, predictions)
+        trial.distrust = self._distrust(trial, metrics)
+        self._crowd.vote(key, predictions, trusted=not trial.distrust)
         metrics = {**metrics, "score/ensv": self._crowd.agreement(key)}
         report = ReportRecord(step=step, metrics=metrics, time=time.time())
         trial.files.append_report(report, predictions)
@@ -329,8 +336,13 @@ class Broker:
         self._queue.append(MetricsReported(key, step, metrics, int(report.time * 1000)))
         trial.events.append(self._report_event(trial, step, metrics))
 
+    def _distrust(self, trial: _Trial, metrics: dict[str, float]) -> tuple[str, ...]:
+        return distrust(trial.record, metrics, label_shift=self._config.objective.label_shift)
+
     def _report_event(self, trial: _Trial, step: int, metrics: dict[str, float]) -> Event:
         score = metrics[f"score/{self._config.objective.score}"]
+        if trial.distrust:
+            score = UNTRUSTED_SCORE
         return Event("report", step, score, last=step >= trial.record.config.last_step)
 
     def _end(self, trial: _Trial, end: EndRecord) -> None:
@@ -353,6 +365,8 @@ class Broker:
 
     def _score_now(self, trial: _Trial) -> float:
         """The objective's value of a trial against today's crowd."""
+        if trial.distrust:
+            return UNTRUSTED_SCORE
         if self._config.objective.score == "ensv" and trial.record.key in self._crowd:
             return self._crowd.agreement(trial.record.key)
         return trial.events[-1].score
@@ -416,6 +430,8 @@ def _ended(
         events.append(MetricsReported(key, end.step, values, now))
     if end.error:
         events.append(TagsSet(key, {"gam_ray.error": end.error}))
+    else:
+        events.append(TagsSet(key, {"gam_ray.guard": "; ".join(trial.distrust) or "ok"}))
     files = (trial.files.folder / "trial.json", trial.files.checkpoint)
     events += [ArtifactReady(key, str(file)) for file in files if file.exists()]
     events.append(TrialEnded(key, RUN_STATUS[end.state], now))

@@ -16,6 +16,7 @@ from gam_ray.report import Overview, TrialCurve
 from gam_ray.selection.choice import Candidate, choose
 from gam_ray.selection.consensus import agreements
 from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialFiles, TrialRecord
+from gam_ray.study.trust import distrust
 from gam_ray.tracking import read_run_ids
 
 STATES = ("finished", "pruned", "failed", "running", "planned")
@@ -24,8 +25,8 @@ STATES = ("finished", "pruned", "failed", "running", "planned")
 def final_scores(store: StudyStore, score: str) -> dict[str, float]:
     """Trial key → score of each trial that ended in order, over the whole crowd.
 
-    For ``ensv`` the consensus is taken anew, of the newest predictions of all these trials;
-    other scores are those of the newest report.
+    For ``ensv`` the consensus is taken anew, of the newest predictions of all these trials that
+    the guard trusts; other scores are those of the newest report.
 
     Args:
         store: The study's.
@@ -34,13 +35,34 @@ def final_scores(store: StudyStore, score: str) -> dict[str, float]:
     ended = {files.record().key: files for files in store.trials() if _ended_well(files)}
     if score == "ensv":
         predictions = {key: files.predictions() for key, files in ended.items()}
-        return agreements({key: p for key, p in predictions.items() if p is not None})
+        voted = {key: p for key, p in predictions.items() if p is not None}
+        return agreements(voted, untrusted=distrusted(store).keys())
     return {key: files.reports()[-1].metrics[f"score/{score}"] for key, files in ended.items()}
 
 
-def _winner(scores: Mapping[str, float]) -> Candidate:
-    """The trial with the highest final score; no target label is looked at."""
-    return choose(Candidate(key, value) for key, value in scores.items())
+def distrusted(store: StudyStore) -> dict[str, tuple[str, ...]]:
+    """Trial key → why, of each trial that ended in order and that the guard distrusts."""
+    label_shift = _study(store)["config"]["objective"]["label_shift"]
+    found = {}
+    for files in store.trials():
+        reports = files.reports()
+        if reports and _ended_well(files):
+            record = files.record()
+            found[record.key] = distrust(record, reports[-1].metrics, label_shift=label_shift)
+    return {key: causes for key, causes in found.items() if causes}
+
+
+def _winner(store: StudyStore, scores: Mapping[str, float]) -> Candidate:
+    """The trusted trial with the highest final score; no target label is looked at."""
+    out = distrusted(store)
+    trusted = [Candidate(key, value) for key, value in scores.items() if key not in out]
+    if not trusted:
+        key, causes = next(iter(out.items()))
+        raise ValueError(
+            f"the guard distrusts all {len(out)} trials, so there is nothing to choose; of "
+            f"{store.trial(key).record().name}: {'; '.join(causes)}"
+        )
+    return choose(trusted)
 
 
 def best(store: StudyStore) -> dict[str, Any]:
@@ -49,7 +71,8 @@ def best(store: StudyStore) -> dict[str, Any]:
     Returns:
         ``study``, ``state``, ``trial`` {key, number, name, steps}, ``config``, ``settings``,
         ``score`` {name, value}, ``oracle`` {split: accuracy in [0, 1]} or None,
-        ``no_adaptation`` {score, oracle}, ``checkpoint``, ``mlflow_run_id`` or None.
+        ``no_adaptation`` {score, oracle}, ``distrusted`` [{trial, name, causes}],
+        ``checkpoint``, ``mlflow_run_id`` or None.
 
     Raises:
         ValueError: If there is no such study, or no trial of it ended in order yet.
@@ -59,7 +82,7 @@ def best(store: StudyStore) -> dict[str, Any]:
     scores = final_scores(store, score)
     if not scores:
         raise ValueError(f"no trial of {study['config']['name']} has ended in order yet")
-    key = _winner(scores).name
+    key = _winner(store, scores).name
     files = store.trial(key)
     record, end = files.record(), files.end()
     assert end is not None
@@ -78,6 +101,10 @@ def best(store: StudyStore) -> dict[str, Any]:
         "score": {"name": score, "value": scores[key]},
         "oracle": end.oracle,
         "no_adaptation": _no_adaptation(store, scores),
+        "distrusted": [
+            {"trial": out, "name": store.trial(out).record().name, "causes": list(causes)}
+            for out, causes in distrusted(store).items()
+        ],
         "checkpoint": str(files.checkpoint),
         "mlflow_run_id": read_run_ids(store.tracking).get(key),
     }
@@ -123,7 +150,7 @@ def _best_so_far(store: StudyStore, score: str) -> dict[str, Any] | None:
     scores = final_scores(store, score)
     if not scores:
         return None
-    winner = _winner(scores)
+    winner = _winner(store, scores)
     return {"trial": winner.name, "score": {"name": score, "value": winner.score}}
 
 
@@ -174,7 +201,7 @@ def overview(store: StudyStore) -> Overview:
     study = _study(store)
     config, score = study["config"], study["config"]["objective"]["score"]
     scores = final_scores(store, score)
-    chosen = _winner(scores).name
+    chosen = _winner(store, scores).name
     trials = []
     for files in store.trials():
         record, end, reports = files.record(), files.end(), files.reports()

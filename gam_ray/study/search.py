@@ -58,10 +58,33 @@ class DefineByRun:
             return settings[path]
         if path in self._space.root:  # searched, but its own condition does not hold
             return None
-        node: Any = self._base
-        for part in path.split("."):
-            node = node[part]
-        return node
+        return _at(self._base, path)
+
+
+def _at(mapping: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path; None where there is none."""
+    node: Any = mapping
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def starting_point(space: SearchSpace, base: TrialConfig) -> dict[str, Any]:
+    """The settings of `base` as answers to Optuna, as far as the space has them.
+
+    What a user wrote down before searching is a candidate like any other, and often a good
+    one. A setting that lies outside the space is left out, and drawn.
+    """
+    answers: dict[str, Any] = {}
+    for path, parameter in space.items():
+        value = _at(base.to_mapping(), path)
+        if isinstance(parameter, SubsetParameter):
+            answers |= {f"{path}/{name}": name in value for name in parameter.subset}
+        elif isinstance(parameter, ChoiceParameter):
+            answers |= {path: value} if value in parameter.choice else {}
+        elif value is not None and parameter.bounds[0] <= value <= parameter.bounds[1]:
+            answers[path] = value
+    return answers
 
 
 def _suggest(trial: optuna.Trial, path: str, parameter: Parameter) -> Any:
@@ -145,8 +168,15 @@ def _is_finite(value: Any) -> bool:
 
 
 def build_search(space: SearchSpace, base: TrialConfig, config: SearchConfig) -> HonestOptunaSearch:
-    """The searcher that proposes `config.trials` trials, maximising ``score``."""
+    """The searcher that proposes `config.trials` trials, maximising ``score``.
+
+    The first is `starting_point`, the others are the sampler's.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return HonestOptunaSearch(
-        space=DefineByRun(space, base), metric="score", mode="max", sampler=build_sampler(config)
+        space=DefineByRun(space, base),
+        metric="score",
+        mode="max",
+        sampler=build_sampler(config),
+        points_to_evaluate=[starting_point(space, base)],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,13 @@ from gam_ray.adaptation import (
 )
 from gam_ray.config import TrialConfig, derive_seed
 from gam_ray.networks import MatchableNetwork
+from gam_ray.selection.collapse import guard_figures
+from gam_ray.selection.evidence import Predictions
+from gam_ray.selection.scores import all_scores
 from gam_ray.training.augmentation import Augmentation
 from gam_ray.training.checkpoints import save_checkpoint
 from gam_ray.training.data import IndexStream, TaskData, to_float
-from gam_ray.training.evaluation import float_batches, label_free_scores
+from gam_ray.training.evaluation import float_batches, gather_evidence, predictions, source_iou
 from gam_ray.training.pretraining import PROGRESS_EVERY
 from gam_ray.training.reports import DivergedError, Report, Reporter
 
@@ -74,18 +78,27 @@ class Run:
     target: MatchableNetwork
     data: TaskData
 
+    @cached_property
+    def _unadapted(self) -> Predictions:
+        """The source network's on the target's held-out split; all workers ask for it together."""
+        return predictions(self.source, self.data.target_held_out.images, self.place.device)
+
     def report(self, *, step: int, health: dict[str, float], state: dict[str, Any]) -> bool:
         """Evaluate, write the checkpoint, report; True to go on. All workers call it."""
-        seed = self.config.seed
-        scores, predictions = label_free_scores(self.target, self.data, self.place.device, seed)
+        data = self.data
+        evidence = gather_evidence(self.target, data, self.place.device, self.config.seed)
+        unadapted = self._unadapted
+        metrics = {**health, **source_iou(self.target, data)}
         if rank() == 0:
+            metrics |= {f"score/{name}": value for name, value in all_scores(evidence).items()}
+            metrics |= guard_figures(evidence, unadapted)
             save_checkpoint(
                 self.place.checkpoint,
                 {
                     "step": step,
                     "health": health,
-                    "in_channels": self.data.in_channels,
-                    "classes": len(self.data.class_names),
+                    "in_channels": data.in_channels,
+                    "classes": len(data.class_names),
                     "target": self.target.state_dict(),
                     **state,
                 },
@@ -93,8 +106,8 @@ class Run:
             goes_on = self.reporter.report(
                 Report(
                     step=step,
-                    metrics={**health, **scores},
-                    predictions=predictions.float().cpu().numpy(),
+                    metrics=metrics,
+                    predictions=evidence.target.probabilities.float().cpu().numpy(),
                     checkpoint=self.place.checkpoint,
                 )
             )

@@ -1,4 +1,4 @@
-"""Random flips and crops, the same for an image whatever the number of workers."""
+"""Random changes of training images, the same for an image whatever the number of workers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gam_ray.adaptation import rank, world_size
 from gam_ray.config import AugmentationConfig, derive_seed
+from gam_ray.domains import VOID
 
 
 class Augmentation:
@@ -21,7 +22,7 @@ class Augmentation:
     """
 
     def __init__(self, config: AugmentationConfig, seed: int) -> None:
-        self._transform = _transform(config) if config.flip or config.crop else None
+        self._transform = _transform(config)
         self._seed = seed
 
     def images(self, images: Tensor, *, step: int) -> Tensor:
@@ -40,7 +41,10 @@ class Augmentation:
         with torch.random.fork_rng(devices=[]):
             for position, (image, label) in enumerate(zip(images, labels, strict=True)):
                 place = position * world_size() + rank()
-                torch.manual_seed(derive_seed(self._seed, "augmentation", step, place))
+                # torch.manual_seed would do, but seeds GPUs too: as slow as all that it is for.
+                torch.default_generator.manual_seed(
+                    derive_seed(self._seed, "augmentation", step, place)
+                )
                 changed.append(self._pair(image, label))
         return torch.stack([image for image, _ in changed]), torch.stack([x for _, x in changed])
 
@@ -54,11 +58,26 @@ class Augmentation:
         return both[0].as_subclass(torch.Tensor), both[1].as_subclass(torch.Tensor)
 
 
-def _transform(config: AugmentationConfig) -> Callable[..., Any]:
-    # Imported here: it takes seconds, and digits are trained as they are.
+def _transform(config: AugmentationConfig) -> Callable[..., Any] | None:
+    """What is done to an image and its labels; None if nothing is."""
+    if config == AugmentationConfig():
+        return None
+    # Imported here: it takes seconds, and by default images are trained on as they are.
+    from torchvision import tv_tensors
     from torchvision.transforms import v2
 
     transforms: list[v2.Transform] = []
+    if config.rotate or config.shift or config.zoom:
+        transforms.append(
+            v2.RandomAffine(
+                degrees=config.rotate,
+                translate=(config.shift, config.shift),
+                scale=(1 - config.zoom, 1 + config.zoom),
+                interpolation=v2.InterpolationMode.BILINEAR,
+                # What comes into the picture from outside is black (as None is), and has no label.
+                fill={tv_tensors.Image: None, tv_tensors.Mask: VOID},
+            )
+        )
     if config.crop:
         transforms.append(v2.RandomCrop(config.crop))
     if config.flip:

@@ -42,11 +42,6 @@ class TaskData:
         height, width = self.source_train.images.shape[-2:]
         return height, width
 
-    @property
-    def is_segmentation(self) -> bool:
-        """Whether labels are maps."""
-        return self.source_train.labels.dim() == 3
-
 
 @lru_cache(maxsize=2)
 def load_task(task: TaskConfig, data_root: Path | None) -> TaskData:
@@ -81,6 +76,7 @@ def load_target_labels(task: TaskConfig, data_root: Path | None) -> dict[Split, 
     return found
 
 
+@lru_cache(maxsize=2)
 def _domains(task: TaskConfig, data_root: Path | None) -> tuple[Domain, Domain]:
     return load_pair(
         task.source, task.target, data_root=data_root, size=task.size, classes=task.classes

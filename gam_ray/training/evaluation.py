@@ -7,14 +7,21 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from gam_ray.adaptation import Taps, gather_rows, shard, world_size
+from gam_ray.adaptation import (
+    Taps,
+    evaluating,
+    gather_rows,
+    shard,
+    sum_over_workers,
+    world_size,
+)
 from gam_ray.config import derive_seed
 from gam_ray.domains import VOID, LabelledImages
 from gam_ray.networks import MatchableNetwork
-from gam_ray.selection.scores import class_ami, information_maximisation
+from gam_ray.selection.evidence import MOST_ROWS, Evidence, MixedPairs, Predictions
 from gam_ray.training.data import TaskData, to_float
 from gam_ray.training.reports import DivergedError
 
@@ -26,8 +33,10 @@ BATCH_PIXELS = 512 * 28 * 28
 # Images of a batch are a multiple of this, so that 1, 2, 4 and 8 workers see the same batches:
 # BatchNorm's statistics are taken batch by batch.
 EVEN_SHARES = 8
-# Clustering thousands of points would take longer than predicting them.
-CLUSTERED = 1000
+# Whole frames that are mixed: each has a thousand pixels to score.
+MIXED_FRAMES = 16
+# Of the image that prevails in a mixture: so near one half that the decision is hard (MixVal's λ).
+MIXED_SHARE = 0.55
 # Pixels of a whole split that stand for it where every pixel is a prediction.
 SAMPLED_PIXELS = 40_000
 _SAMPLE_SEED = 2018
@@ -65,15 +74,14 @@ def predict(
     Every worker predicts its share; all workers get everything, the same as one worker would.
 
     Args:
-        network: Its training mode is restored.
+        network: Its modes are restored.
         images: uint8 [N, C, H, W].
         device: Where the network is.
     """
-    was_training = network.training
-    network.eval()
     places = _sampled_places(images) if network.stride else torch.zeros(len(images), 0)
     rows = []
-    with Taps({network.features: network.layers[network.features]}) as taps:
+    tapped = {network.features: network.layers[network.features]}
+    with evaluating(network), Taps(tapped) as taps:
         for part, sample in zip(_batches(images), _batches(images, places), strict=True):
             logits = network(to_float(shard(part), device))
             features = taps.seen[network.features]
@@ -83,7 +91,6 @@ def predict(
                 rows.append((logits.softmax(-1), _pick(features, here, size)))
             else:
                 rows.append((logits.softmax(-1), features.flatten(1)))
-    network.train(was_training)
     count = len(images)
     probabilities, features = (
         gather_rows(torch.cat(own), count) for own in zip(*rows, strict=True)
@@ -132,23 +139,39 @@ def quality(
         has ``global_accuracy``, ``class_accuracy`` and, for each class that occurs in labels or
         predictions, ``iou/CLASS``. Void pixels do not count.
     """
+    with evaluating(network):
+        if network.stride:
+            return _segmentation_quality(network, labelled, classes)
+        return {"": _accuracy(network, labelled)}
+
+
+def _accuracy(network: MatchableNetwork, labelled: LabelledImages) -> float:
     device = next(network.parameters()).device
-    if not network.stride:
-        probabilities, _ = predict(network, labelled.images, device)
-        return {"": float((probabilities.argmax(1).cpu() == labelled.labels).double().mean())}
+    hits = torch.zeros((), dtype=torch.int64, device=device)
+    for images, labels in _labelled_batches(labelled):
+        logits = network(to_float(images, device))
+        hits += (logits.argmax(1) == labels.to(device)).sum()
+    return float(sum_over_workers(hits)) / len(labelled)
+
+
+def _segmentation_quality(
+    network: MatchableNetwork, labelled: LabelledImages, classes: tuple[str, ...]
+) -> dict[str, float]:
+    device = next(network.parameters()).device
     metrics = _segmentation_metrics(len(classes)).to(device)
-    was_training = network.training
-    network.eval()
-    for images, labels in zip(
-        _batches(labelled.images), _batches(labelled.images, labelled.labels), strict=True
-    ):
-        share = shard(images)
-        if not len(share):  # of a last batch with fewer images than workers
+    for images, labels in _labelled_batches(labelled):
+        if not len(images):  # of a last batch with fewer images than workers
             continue
-        logits = full_size(network(to_float(share, device)), _size(images))
-        metrics.update(logits.argmax(1), shard(labels).to(device).long())
-    network.train(was_training)
+        logits = full_size(network(to_float(images, device)), _size(images))
+        metrics.update(logits.argmax(1), labels.to(device).long())
     return _figures(metrics, classes)
+
+
+def _labelled_batches(labelled: LabelledImages) -> Iterator[tuple[Tensor, Tensor]]:
+    """This worker's share of each batch; of the last one it may be empty."""
+    batches = _batches(labelled.images), _batches(labelled.images, labelled.labels)
+    for images, labels in zip(*batches, strict=True):
+        yield shard(images), shard(labels)
 
 
 def _segmentation_metrics(classes: int) -> MetricCollection:
@@ -187,10 +210,10 @@ def _figures(metrics: MetricCollection, classes: tuple[str, ...]) -> dict[str, f
     }
 
 
-def label_free_scores(
+def gather_evidence(
     network: MatchableNetwork, data: TaskData, device: torch.device, seed: int
-) -> tuple[dict[str, float], Tensor]:
-    """Scores on the held-out splits, and the target predictions they come from.
+) -> Evidence:
+    """What scores look at, from the held-out splits; all workers call it and get the same.
 
     Args:
         network: The adapted network.
@@ -198,28 +221,72 @@ def label_free_scores(
         device: Where the network is.
         seed: Of scores that draw.
 
-    Returns:
-        ``score/…`` → value, and the softmax [M, C] on the target's held-out split, as `predict`
-        gives it.
+    Raises:
+        DivergedError: If predictions or features are not finite.
+    """
+    target = predictions(network, data.target_held_out.images, device)
+    source = predictions(network, data.source_held_out.images, device)
+    labels = data.source_held_out.labels.to(device).long()
+    if network.stride:
+        labels = _at_places(labels, _sampled_places(data.source_held_out.images).to(device))
+        known = labels != VOID
+        source, labels = source.take(known), labels[known]
+    return Evidence(
+        target=target,
+        source=source,
+        source_labels=labels,
+        seed=derive_seed(seed, "scores"),
+        mixed=_mixed_pairs(network, data.target_held_out.images, device),
+        classifier=classifier_weights(network),
+    )
+
+
+def source_iou(network: MatchableNetwork, data: TaskData) -> dict[str, float]:
+    """``score/source_iou``: mean IoU on the source's held-out split; nothing for classifiers.
+
+    All workers call it. Pixel by pixel, so that no sample of them hides a rare class.
+    """
+    if not network.stride:
+        return {}
+    return {"score/source_iou": quality(network, data.source_held_out, data.class_names)[""]}
+
+
+def predictions(network: MatchableNetwork, images: Tensor, device: torch.device) -> Predictions:
+    """What `predict` gives, checked; all workers call it and get the same.
 
     Raises:
         DivergedError: If predictions or features are not finite.
     """
-    probabilities, features = predict(network, data.target_held_out.images, device)
+    probabilities, features = predict(network, images, device)
     if not bool(probabilities.isfinite().all() and features.isfinite().all()):
         raise DivergedError(
             "the target network's predictions are not finite; lower the learning rates or "
             "adaptation.weight"
         )
-    some = torch.linspace(0, len(features) - 1, min(CLUSTERED, len(features))).long()
-    source = quality(network, data.source_held_out, data.class_names)
-    scores = {
-        "score/source_accuracy": source.get("global_accuracy", source[""]),
-        "score/information_maximisation": information_maximisation(probabilities),
-        "score/class_ami": class_ami(
-            probabilities[some], features[some], seed=derive_seed(seed, "class_ami")
-        ),
-    }
-    if network.stride:
-        scores["score/source_iou"] = source[""]
-    return scores, probabilities
+    return Predictions(probabilities, features)
+
+
+def _at_places(labels: Tensor, places: Tensor) -> Tensor:
+    """Labels [N, H, W] at places [N, P], as `predict` orders them: [N · P]."""
+    return labels.flatten(1).gather(1, places).flatten()
+
+
+def _mixed_pairs(network: MatchableNetwork, images: Tensor, device: torch.device) -> MixedPairs:
+    """Predictions on some images, on a partner of each, and on their mixture."""
+    most = MIXED_FRAMES if network.stride else MOST_ROWS
+    generator = torch.Generator().manual_seed(_SAMPLE_SEED)
+    chosen = torch.randperm(len(images), generator=generator)[:most]
+    first, second = images[chosen], images[chosen.roll(1)]
+    mixture = first.float().mul(MIXED_SHARE).add(second, alpha=1 - MIXED_SHARE)
+    parts = (first, second, mixture.round().to(torch.uint8))
+    return MixedPairs(*(predict(network, part, device)[0] for part in parts))
+
+
+def classifier_weights(network: MatchableNetwork) -> Tensor | None:
+    """The weights [C, D] of the last layer, if it takes the features and is linear in them."""
+    *_, (before, _), (_, last) = network.layers.items()
+    weights = getattr(last, "weight", None)
+    if before != network.features or not isinstance(last, nn.Linear | nn.Conv2d):
+        return None
+    assert isinstance(weights, Tensor)
+    return weights.detach().flatten(1) if weights[0, 0].numel() == 1 else None

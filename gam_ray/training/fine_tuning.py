@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from gam_ray.adaptation import rank, train_mode
-from gam_ray.config import AugmentationConfig, TrialConfig, derive_seed
+from gam_ray.adaptation import rank, sum_over_workers, train_mode
+from gam_ray.config import TrialConfig, derive_seed
 from gam_ray.domains import LabelledImages
 from gam_ray.networks import MatchableNetwork
 from gam_ray.training.augmentation import Augmentation
 from gam_ray.training.data import load_target_labels
-from gam_ray.training.reports import Progress
+from gam_ray.training.reports import DivergedError, Progress
 from gam_ray.training.supervised import Supervised
 
 
@@ -41,9 +41,9 @@ def few_labelled(config: TrialConfig, data_root: Path | None) -> LabelledImages:
 
 def fine_tune(
     network: MatchableNetwork,
+    labelled: LabelledImages,
     config: TrialConfig,
     *,
-    data_root: Path | None,
     device: torch.device,
     progress: Progress,
 ) -> dict[str, float]:
@@ -53,8 +53,8 @@ def fine_tune(
 
     Args:
         network: Changed in place.
+        labelled: What it is trained on: `few_labelled`.
         config: The trial, with `fine_tuning`.
-        data_root: Folder of data sets.
         device: Where the network is.
         progress: Told at the end.
 
@@ -62,21 +62,26 @@ def fine_tune(
         ``loss/fine_tuning`` of the last step, on the first worker's share.
 
     Raises:
-        ValueError: As `few_labelled`.
+        DivergedError: If that loss is not finite.
     """
     settings = config.fine_tuning
     assert settings is not None
     seed = derive_seed(config.seed, "fine-tuning")
-    labelled = few_labelled(config, data_root)
     train_mode(network, statistics=False, dropout=True)
     torch.manual_seed(derive_seed(seed, "noise", rank()))
     supervised = Supervised(
         network, labelled, batch_size=settings.batch_size, seed=seed, device=device
     )
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
-    augmentation = Augmentation(AugmentationConfig(flip=config.augmentation.flip), seed)
+    whole = config.augmentation.model_copy(update={"crop": None})
+    augmentation = Augmentation(whole, seed)
     loss = torch.zeros(())
     for step in range(settings.steps):
         loss = supervised.step(step, optimizer, augmentation)
+    if not bool(sum_over_workers(loss).isfinite()):
+        raise DivergedError(
+            f"the loss of fine-tuning is not finite after {settings.steps} steps; lower "
+            "fine_tuning.learning_rate"
+        )
     progress("fine-tuning", settings.steps, settings.steps)
     return {"loss/fine_tuning": float(loss)}

@@ -26,6 +26,7 @@ from gam_ray.adaptation import (
     world_size,
 )
 from gam_ray.config import TrialConfig
+from gam_ray.domains import LabelledImages
 from gam_ray.networks import MatchableNetwork, build_network
 from gam_ray.selection.oracle import OracleReading, read_oracle
 from gam_ray.training.adapting import GeneralRun, Place, Run, batch_momentum
@@ -75,8 +76,7 @@ def run_trial(config: TrialConfig, place: Place, reporter: Reporter) -> TrialOut
     data = load_task(config.task, place.data_root)
     if config.adaptation.kind == "general":
         check_augmentation("augmentation", config.augmentation, data.image_size)
-    if config.fine_tuning:
-        few_labelled(config, place.data_root)
+    labelled = few_labelled(config, place.data_root) if config.fine_tuning else None
     source = SourceCache(place.sources).get(
         config.task,
         config.pretraining,
@@ -87,7 +87,7 @@ def run_trial(config: TrialConfig, place: Place, reporter: Reporter) -> TrialOut
     saved = _saved_state(place)
     target = _start(config, source, data, place.device, saved)
     run = Run(config, place, reporter, source, target, data)
-    step, stopped = _run_stages(run, saved)
+    step, stopped = _run_stages(run, saved, labelled)
     return TrialOutcome(step, stopped, oracle=_read_oracle(run))
 
 
@@ -155,8 +155,16 @@ def _start(
     return target
 
 
-def _run_stages(run: Run, saved: dict[str, Any] | None) -> tuple[int, bool]:
-    """Adapt and fine-tune, as far as it is not saved; (steps done, whether it was stopped)."""
+def _run_stages(
+    run: Run, saved: dict[str, Any] | None, labelled: LabelledImages | None
+) -> tuple[int, bool]:
+    """Adapt and fine-tune, as far as it is not saved; (steps done, whether it was stopped).
+
+    Args:
+        run: The trial.
+        saved: Its checkpoint.
+        labelled: Target images to fine-tune on; None for no fine-tuning.
+    """
     config = run.config
     step = config.adaptation_steps
     if saved and saved["step"] > step:
@@ -166,15 +174,9 @@ def _run_stages(run: Run, saved: dict[str, Any] | None) -> tuple[int, bool]:
         step, goes_on = GeneralRun(run).train(saved)
     else:
         goes_on = run.report(step=0, health={}, state={})
-    if config.fine_tuning is None or not goes_on:
+    if labelled is None or not goes_on:
         return step, step < config.last_step
-    health = fine_tune(
-        run.target,
-        config,
-        data_root=run.place.data_root,
-        device=run.place.device,
-        progress=run.progress,
-    )
+    health = fine_tune(run.target, labelled, config, device=run.place.device, progress=run.progress)
     run.report(step=config.last_step, health=health, state={})
     return config.last_step, False
 

@@ -1,6 +1,7 @@
 """Image sets, splits, and the two kinds of domain."""
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,14 @@ class Outlines(LabelledDomain):
         labels = torch.full((6, 4, 4), VOID, dtype=torch.uint8)
         labels[1:, 2] = self.largest
         return {split: LabelledImages(some_images(), labels)}
+
+
+def test_what_a_split_holds_is_logged_once_by_class(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "gam_ray")
+    domain = Labelled(Path("anywhere"))
+    domain.unlabelled("train")
+    domain.labelled("train")
+    assert caplog.messages == ["drawings train: 6 images, 1 channels, 4×4; by class: a 2, b 2, c 2"]
 
 
 def test_pixels_may_be_void_and_an_image_too() -> None:

@@ -13,23 +13,38 @@ from gam_ray.selection.consensus import Crowd, agreements
 
 # Multiples of 1/8 add up exactly, so that ties stay ties in any order.
 eighths = arrays(np.float32, (6, 3), elements=st.integers(0, 8).map(lambda n: n / 8))
-ballots = st.lists(st.tuples(st.sampled_from("abcd"), eighths), min_size=1, max_size=8)
+ballots = st.lists(
+    st.tuples(st.sampled_from("abcd"), eighths, st.booleans()), min_size=1, max_size=8
+)
 
 
 @given(votes=ballots)
-def test_agreement_is_with_the_mean_of_everyones_latest_vote(
-    votes: list[tuple[str, np.ndarray]],
+def test_agreement_is_with_the_mean_of_the_latest_votes_of_those_who_have_one(
+    votes: list[tuple[str, np.ndarray, bool]],
 ) -> None:
     crowd = Crowd()
-    for name, probabilities in votes:
-        crowd.vote(name, probabilities)
-    latest = dict(votes)
-    consensus = np.mean(list(latest.values()), axis=0).argmax(1)
+    for name, probabilities, trusted in votes:
+        crowd.vote(name, probabilities, trusted=trusted)
+    latest = {name: probabilities for name, probabilities, _ in votes}
+    is_trusted = {name: trusted for name, _, trusted in votes}
+    voters = [name for name in latest if is_trusted[name]] or list(latest)
+    consensus = np.mean([latest[name] for name in voters], axis=0).argmax(1)
     assert len(crowd) == len(latest)
     for name, probabilities in latest.items():
         expected = np.mean(probabilities.argmax(1) == consensus)
         assert crowd.agreement(name) == expected
-    assert agreements(latest) == {name: crowd.agreement(name) for name in latest}
+    out = {name for name in latest if not is_trusted[name]}
+    found = agreements(latest, untrusted=out)
+    assert found == {name: crowd.agreement(name) for name in latest}
+
+
+def test_a_mostly_collapsed_crowd_is_right_once_the_collapsed_have_no_vote() -> None:
+    good, collapsed = np.eye(4)[[0, 1, 2, 3]], np.eye(4)[[0, 0, 0, 0]]
+    crowd = {"good": good, **{f"collapsed {n}": collapsed for n in range(5)}}
+    assert agreements(crowd)["good"] == 0.25
+    trusting = agreements(crowd, untrusted=set(crowd) - {"good"})
+    assert trusting["good"] == 1
+    assert trusting["collapsed 0"] == 0.25
 
 
 def test_one_model_agrees_with_itself() -> None:

@@ -12,8 +12,8 @@ import pytest
 from conftest import METRICS, votes
 
 from gam_ray.config import StudyConfig
-from gam_ray.study.broker import MAX_ATTEMPTS, Broker
-from gam_ray.tracking import MetricsReported, TrackingQueue, TrialEnded, TrialStarted
+from gam_ray.study.broker import MAX_ATTEMPTS, UNTRUSTED_SCORE, Broker
+from gam_ray.tracking import MetricsReported, TagsSet, TrackingQueue, TrialEnded, TrialStarted
 
 MakeConfig = Callable[..., StudyConfig]
 WEIGHT = "adaptation.weight"
@@ -23,8 +23,10 @@ def run(scenario: Any) -> Any:
     return asyncio.run(asyncio.wait_for(scenario, 30))
 
 
-async def report(broker: Broker, key: str, step: int, *classes: int, lane: str = "lane-0") -> bool:
-    return await broker.report(lane, key, step, METRICS, votes(*classes))
+async def report(
+    broker: Broker, key: str, step: int, *classes: int, lane: str = "lane-0", **metrics: float
+) -> bool:
+    return await broker.report(lane, key, step, {**METRICS, **metrics}, votes(*classes))
 
 
 def test_lanes_take_trials_in_the_order_of_submission(make_config: MakeConfig) -> None:
@@ -86,6 +88,53 @@ def test_ensv_is_the_agreement_with_the_trials_so_far(make_config: MakeConfig) -
 
     # Alone; two that differ on one image, where ties go to the lower class; a consensus 0, 0, 1.
     assert run(scenario()) == pytest.approx([1, 2 / 3, 2 / 3])
+
+
+COLLAPSED = {"guard/class_shift": 0.9, "guard/agreement": 0.0, "guard/feature_rank": 1.0}
+
+
+def test_what_the_guard_distrusts_scores_below_all_others_and_has_no_vote(
+    make_config: MakeConfig,
+) -> None:
+    config = make_config()
+
+    async def life(broker: Broker) -> tuple[list[float], dict[str, Any]]:
+        heard = []
+        for weight, classes, metrics in (
+            (1.0, (0, 1, 2), {}),
+            (2.0, (0, 0, 0), COLLAPSED),
+            (3.0, (0, 0, 0), COLLAPSED),
+            (4.0, (0, 1, 2), {}),
+        ):
+            key = await broker.submit({WEIGHT: weight})
+            await broker.next_trial("lane-0", 0.01)
+            await report(broker, key, 40, *classes, **metrics)
+            heard.append((await broker.next_event(key, 0, 1)).score)
+            await broker.finish("lane-0", key, step=40, oracle=None)
+        return heard, await broker.snapshot()
+
+    for _ in range(2):  # the second time from what is on storage
+        heard, snapshot = run(life(Broker(config, ())))
+        assert heard == [1.0, UNTRUSTED_SCORE, UNTRUSTED_SCORE, 1.0]
+        assert snapshot["best"]["score"] == 1.0
+    tags = [
+        event.tags["gam_ray.guard"]
+        for _, event in TrackingQueue(config.folder / "tracking").read(0)
+        if isinstance(event, TagsSet)
+    ]
+    assert [tag[:20] for tag in tags] == ["ok", *["predicted classes ar"] * 2, "ok"]
+    assert "; agreement with the source network is 0.00" in tags[1]
+
+
+def test_the_source_network_as_it_is_may_always_be_chosen(make_config: MakeConfig) -> None:
+    async def scenario() -> float:
+        broker = Broker(make_config(objective={"label_shift": 0.1}), ())
+        key = await broker.submit({"adaptation.kind": "none"}, "no adaptation")
+        await broker.next_trial("lane-0", 1)
+        await report(broker, key, 0, 0, 0, 0, **COLLAPSED)
+        return (await broker.next_event(key, 0, 1)).score
+
+    assert run(scenario()) == 1.0
 
 
 def test_a_known_step_is_not_counted_twice(make_config: MakeConfig) -> None:

@@ -30,6 +30,7 @@ def add_trial(
     role: Any = "search",
     state: Any = "finished",
     oracle: float = 0.5,
+    **guard: float,
 ) -> str:
     trial = apply_settings(config.trial, {"adaptation.weight": number + 1.0})
     record = TrialRecord(trial.key(), number, role, {"adaptation.weight": number + 1.0}, trial)
@@ -37,6 +38,7 @@ def add_trial(
     files.create(record)
     if classes is not None:
         metrics = {**METRICS, "score/class_ami": float(number)}
+        metrics |= {f"guard/{name}": value for name, value in guard.items()}
         files.append_report(ReportRecord(40, metrics, 1.0), votes(*classes))
     error = "DivergedError: loss" if state == "failed" else None
     files.write_end(EndRecord(state, 40, 2.0, error, {"test": oracle}))
@@ -69,6 +71,39 @@ def test_ensv_chooses_by_the_whole_crowd_and_not_by_the_oracle(
     assert choice["oracle"] == {"test": 0.7}
     assert choice["no_adaptation"] == {"score": 0.5, "oracle": {"test": 0.4}}
     assert choice["mlflow_run_id"] is None
+
+
+def test_what_the_guard_distrusts_cannot_win_and_is_told(
+    study: tuple[StudyStore, StudyConfig],
+) -> None:
+    store, config = study
+    # Alone they would be the majority.
+    for number in (4, 5, 6, 7):
+        add_trial(store, config, number, (1, 1, 1, 1), class_shift=0.9)
+    assert results.best(store)["trial"]["number"] == 1
+    told = CliRunner().invoke(app, ["best", str(store.folder)]).stdout
+    (first, *others) = results.best(store)["distrusted"]
+    assert len(others) == 3
+    assert first["causes"][0].startswith("predicted classes are 0.90 away")
+    assert f"left out    {first['name']}: predicted classes are 0.90 away" in told
+    store.write("study", {**store.read("study"), "config": make_lenient(config)})
+    assert results.best(store)["trial"]["number"] == 4
+
+
+def make_lenient(config: StudyConfig) -> dict[str, Any]:
+    mapping = config.to_mapping()
+    return {**mapping, "objective": {**mapping["objective"], "label_shift": 1.0}}
+
+
+def test_where_everything_is_distrusted_nothing_is_chosen(make_config: MakeConfig) -> None:
+    config = make_config()
+    store = StudyStore(config.folder)
+    store.write("study", {"key": "k", "config": config.to_mapping(), "trials": 1})
+    add_trial(store, config, 2, (1, 1), feature_rank=0.1)
+    with pytest.raises(
+        ValueError, match=r"distrusts all 1 trials.* features have 0\.10 of the rank"
+    ):
+        results.best(store)
 
 
 def test_another_objective_chooses_by_its_own_score(make_config: MakeConfig) -> None:

@@ -83,6 +83,39 @@ def test_equal_seeds_propose_alike_and_others_do_not(make_config: MakeConfig, sa
     assert proposals(0) != proposals(1)
 
 
+def test_the_first_proposal_is_what_the_file_says_as_far_as_the_space_has_it(
+    make_config: MakeConfig,
+) -> None:
+    base = apply_settings(
+        make_config().trial,
+        {
+            "adaptation.layers": ["conv2", "fc4"],
+            "adaptation.adversary": "lsgan",
+            "adaptation.weight": 500.0,
+            "optimizer.target_lr": 3e-4,
+        },
+    )
+    space = space_of(
+        {
+            "adaptation.weight": {"log": [0.1, 10]},
+            "adaptation.layers": {"subset": ["conv1", "conv2", "fc3", "fc4"], "min": 1},
+            "adaptation.adversary": {"choice": ["gan", "lsgan"]},
+            "adaptation.layer_weights.fc3": {"float": [0.5, 1.0]},
+            "optimizer.target_lr": {"log": [1e-4, 1e-3]},
+        }
+    )
+    search = build_search(space, base, SearchConfig(seed=0))
+    first, second = (search.suggest(str(number))["settings"] for number in range(2))
+    assert first.pop("adaptation.weight") != 500.0
+    assert 0.5 <= first.pop("adaptation.layer_weights.fc3") <= 1
+    assert first == {
+        "adaptation.layers": ["conv2", "fc4"],
+        "adaptation.adversary": "lsgan",
+        "optimizer.target_lr": 3e-4,
+    }
+    assert second["optimizer.target_lr"] != 3e-4
+
+
 def test_optuna_hears_how_trials_really_ended(make_config: MakeConfig) -> None:
     search = search_of(make_config())
     ends = {

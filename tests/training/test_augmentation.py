@@ -1,4 +1,4 @@
-"""Flips and crops: of each image by itself, and of its labels with it."""
+"""Random changes of training images: of each image by itself, and of its labels with it."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gam_ray.adaptation import rank, shard
 from gam_ray.config import AugmentationConfig
+from gam_ray.domains import VOID
 from gam_ray.training.augmentation import Augmentation
 from gam_ray.training.pretraining import poly
 from gam_ray.training.trial import run_trial
@@ -48,6 +49,59 @@ def test_half_of_the_images_are_mirrored_and_others_at_another_step_or_seed() ->
         assert 70 < int(mirrored.sum()) < 130
         drawn.append(tuple(mirrored.tolist()))
     assert len(set(drawn)) == 3
+
+
+def moved(image: Tensor, down: int, right: int, fill: int) -> Tensor:
+    """An image [..., H, W] moved by whole pixels."""
+    height, width = image.shape[-2:]
+    framed = torch.nn.functional.pad(image, [width] * 2 + [height] * 2, value=fill)
+    return framed.roll((down, right), (-2, -1))[..., height:-height, width:-width]
+
+
+def test_shifted_images_take_their_labels_along_and_what_comes_in_is_black_and_void() -> None:
+    augmentation = Augmentation(AugmentationConfig(shift=0.1), seed=3)
+    images, labels = augmentation.pairs(PART.images, PART.labels, step=5)
+    chosen = set()
+    for before, label, image, changed in zip(PART.images, PART.labels, images, labels, strict=True):
+        offsets = [(down, right) for down in range(-3, 4) for right in range(-3, 4)]
+        (offset,) = [o for o in offsets if torch.equal(moved(before, *o, fill=0), image)]
+        assert torch.equal(moved(label, *offset, fill=VOID), changed)
+        chosen.add(offset)
+    assert len(chosen) > 8
+
+
+def spot(distance: int) -> Tensor:
+    """A bright disc on black, so many pixels right of the centre: uint8 [1, 64, 64]."""
+    across = torch.arange(64) - 31.5
+    near = (across[None] - distance).square() + across[:, None].square() < 64
+    return (near * 255).to(torch.uint8)[None]
+
+
+def centre_and_area(image: Tensor) -> tuple[float, float, float]:
+    """Of what is bright: angle in degrees and distance from the image's centre, and its area."""
+    weights = image[0].double() / 255
+    across = torch.arange(64) - 31.5
+    right, down = (weights.sum(0) @ across.double()), (weights.sum(1) @ across.double())
+    area = weights.sum()
+    angle = torch.rad2deg(torch.atan2(down, right))
+    return float(angle), float(torch.hypot(right, down) / area), float(area)
+
+
+def test_rotations_keep_the_distance_and_zooms_scale_it_within_what_is_asked() -> None:
+    images = spot(distance=16).expand(100, 1, 64, 64)
+    turned = Augmentation(AugmentationConfig(rotate=30), seed=0).images(images, step=0)
+    angles, distances, _ = zip(*map(centre_and_area, turned), strict=True)
+    assert distances == pytest.approx([16] * 100, abs=0.5)
+    assert -30.5 < min(angles) < -25
+    assert 25 < max(angles) < 30.5
+    zoomed = Augmentation(AugmentationConfig(zoom=0.25), seed=0).images(images, step=0)
+    angles, distances, areas = zip(*map(centre_and_area, zoomed), strict=True)
+    assert angles == pytest.approx([0] * 100, abs=1)
+    assert 11.5 < min(distances) < 13
+    assert 19 < max(distances) < 20.5
+    _, distance, area = centre_and_area(images[0])
+    growth = [(new / distance) ** 2 for new in distances]
+    assert [new / area for new in areas] == pytest.approx(growth, abs=0.08)
 
 
 def test_off_is_the_identity() -> None:

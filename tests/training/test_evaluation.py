@@ -1,9 +1,7 @@
 """Predictions and quality of whole splits, image by image and pixel by pixel."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from tiny_task import (
@@ -19,11 +17,19 @@ from torch import Tensor, nn
 
 from gam_ray.adaptation import adapt_batch_norm, rank, share_batch_norm
 from gam_ray.domains import VOID, LabelledImages
-from gam_ray.networks import ChainNetwork, LeNet
+from gam_ray.networks import ChainNetwork, LeNet, build_network
 from gam_ray.networks.lenet import LeNetBN
+from gam_ray.selection.scores import all_scores
 from gam_ray.training import evaluation
 from gam_ray.training.data import load_task
-from gam_ray.training.evaluation import float_batches, label_free_scores, predict, quality
+from gam_ray.training.evaluation import (
+    float_batches,
+    gather_evidence,
+    predict,
+    quality,
+    source_iou,
+)
+from gam_ray.training.reports import DivergedError
 
 CPU = torch.device("cpu")
 CLASSES = ("wall", "road", "car", "moon")
@@ -196,7 +202,8 @@ def leave_findings(folder: Path) -> None:
     share_batch_norm(batch_norm)
     many = draw("train", brightness=60, seed=0).images[:50]
     adapt_batch_norm(batch_norm, float_batches(many, CPU))
-    torch.save((pixels, figures, whole, batch_norm.state_dict()), folder / f"{rank()}.pt")
+    scores = all_scores(gather_evidence(network, load_task(STREET.task, None), CPU, seed=0))
+    torch.save((pixels, figures, whole, batch_norm.state_dict(), scores), folder / f"{rank()}.pt")
 
 
 def test_two_workers_find_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,51 +213,97 @@ def test_two_workers_find_what_one_does(tmp_path: Path, monkeypatch: pytest.Monk
         folder.mkdir()
     leave_findings(folders[0])
     start_workers(leave_findings, 2, folders[1])
-    pixels, figures, whole, statistics = torch.load(folders[0] / "0.pt")
+    pixels, figures, whole, statistics, scores = torch.load(folders[0] / "0.pt")
     for number in range(2):
         found = torch.load(folders[1] / f"{number}.pt")
         torch.testing.assert_close(found[0], pixels)
         assert found[1] == pytest.approx(figures, abs=1e-6)
         torch.testing.assert_close(found[2], whole)
         torch.testing.assert_close(found[3], statistics)
+        assert found[4] == pytest.approx(scores, rel=1e-5)
 
 
 # Scores
 
 
-@pytest.mark.parametrize("clustered", [7, 10_000])
-def test_clustering_takes_rows_evenly_spaced_over_the_whole_split(
-    clustered: int, monkeypatch: pytest.MonkeyPatch
+def test_evidence_is_of_the_held_out_splits_and_of_pixels_it_leaves_out_the_void(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[tuple[Tensor, Tensor]] = []
-
-    def record(probabilities: Tensor, features: Tensor, *, seed: int) -> float:
-        assert seed >= 0
-        asked.append((probabilities, features))
-        return 0.25
-
-    monkeypatch.setattr(evaluation, "CLUSTERED", clustered)
     monkeypatch.setattr(evaluation, "SAMPLED_PIXELS", 160)
-    monkeypatch.setattr(evaluation, "class_ami", record)
+    data, network = load_task(STREET.task, None), TinyFCN().eval()
+    evidence = gather_evidence(network, data, CPU, seed=0)
+    target = predict(network, data.target_held_out.images, CPU)
+    assert torch.equal(evidence.target.probabilities, target[0])
+    assert evidence.target.features is not None
+    assert torch.equal(evidence.target.features, target[1])
+    source = data.source_held_out
+    places = sampled_places(source.images)
+    labels, maps = [], predicted_maps(network, source.images)
+    for image, row in enumerate(places.tolist()):
+        labels += [
+            (int(source.labels[image].flatten()[place]), int(maps[image].flatten()[place]))
+            for place in row
+        ]
+    known = [(label, predicted) for label, predicted in labels if label != VOID]
+    assert len(known) < len(labels)
+    assert evidence.source_labels.tolist() == [label for label, _ in known]
+    assert evidence.source.classes.tolist() == [predicted for _, predicted in known]
+
+
+def sampled_places(images: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(2018)
+    each = -(-160 // len(images))
+    return torch.randint(STREET_PIXELS, (len(images), each), generator=generator)
+
+
+@torch.no_grad()
+def predicted_maps(network: nn.Module, images: Tensor) -> Tensor:
+    logits = network(images.float() / 255)
+    size = images.shape[-2:]
+    full = nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return full.argmax(1)
+
+
+@torch.no_grad()
+def test_mixed_pairs_are_of_different_images_and_55_to_45() -> None:
+    data, network = load_task(BASE.task, None), plain().eval()
+    images = data.target_held_out.images
+    mixed = gather_evidence(network, data, CPU, seed=0).mixed
+    assert mixed is not None
+    own = network(images.float() / 255).softmax(1)
+    rows = [int((own - each).abs().sum(1).argmin()) for each in mixed.image]
+    partners = [int((own - each).abs().sum(1).argmin()) for each in mixed.partner]
+    assert sorted(rows) == sorted(partners) == list(range(len(images)))
+    assert all(row != partner for row, partner in zip(rows, partners, strict=True))
+    mixture = (0.55 * images[rows].double() + 0.45 * images[partners].double()).round()
+    torch.testing.assert_close(
+        mixed.mixture, network(mixture.float() / 255).softmax(1), atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize("name", ["lenet", "erfnet", "erfnet-encoder", "drn-26"])
+def test_the_classifier_is_the_last_layer_where_it_is_linear_in_the_features(name: str) -> None:
+    network = build_network(name, in_channels=3, classes=4)
+    found = evaluation.classifier_weights(network)
+    if name == "erfnet":  # Its last layer enlarges the map.
+        assert found is None
+        return
+    assert found is not None
+    wide = list(network.parameters())[-2]
+    assert torch.equal(found, wide.flatten(1))
+    assert len(found) == 4
+
+
+def test_scores_of_pixels_have_an_iou_and_those_of_images_none() -> None:
     data, network = load_task(STREET.task, None), TinyFCN()
-    scores, predictions = label_free_scores(network, data, CPU, seed=0)
-    expected = predict(network, data.target_held_out.images, CPU)
-    assert torch.equal(predictions, expected[0])
-    rows = np.linspace(0, 159, min(clustered, 160)).astype(int)
-    assert (rows[0], rows[-1]) == (0, 159)
-    for found, whole in zip(asked[0], expected, strict=True):
-        assert torch.equal(found, whole[rows])
-    source = figures_by_counting(network, data.source_held_out, data.class_names)
-    assert scores["score/class_ami"] == 0.25
-    assert scores["score/source_iou"] == pytest.approx(source[""], abs=1e-6)
-    assert scores["score/source_accuracy"] == pytest.approx(source["global_accuracy"], abs=1e-6)
+    counted = figures_by_counting(network, data.source_held_out, data.class_names)
+    assert source_iou(network, data) == {"score/source_iou": pytest.approx(counted[""], abs=1e-6)}
+    assert source_iou(plain(), load_task(BASE.task, None)) == {}
 
 
-def test_scores_of_images_have_no_iou() -> None:
+def test_predictions_that_are_not_finite_end_the_trial() -> None:
     data, network = load_task(BASE.task, None), plain()
-    scores: dict[str, Any] = label_free_scores(network, data, CPU, seed=0)[0]
-    assert scores.keys() == {
-        "score/source_accuracy",
-        "score/information_maximisation",
-        "score/class_ami",
-    }
+    with torch.no_grad():
+        next(network.parameters()).fill_(torch.inf)
+    with pytest.raises(DivergedError, match="not finite; lower the learning rates"):
+        gather_evidence(network, data, CPU, seed=0)

@@ -28,7 +28,7 @@ from gam_ray.domains import LabelledImages, Split
 from gam_ray.networks import LeNet, base
 from gam_ray.training.data import load_target_labels, to_float
 from gam_ray.training.fine_tuning import few_labelled
-from gam_ray.training.reports import Report
+from gam_ray.training.reports import DivergedError, Report
 from gam_ray.training.trial import TrialOutcome, check_trial, load_adapted, run_trial
 
 CPU = torch.device("cpu")
@@ -78,6 +78,12 @@ def test_the_last_report_is_after_fine_tuning(name: str, whole: dict[str, Found]
     assert (outcome.step, outcome.stopped, saved["step"]) == (adapted + 8, False, adapted + 8)
     assert reports[-1].metrics["loss/fine_tuning"] > 0
     assert all("loss/fine_tuning" not in report.metrics for report in reports[:-1])
+
+
+def test_a_loss_that_is_not_finite_names_the_stage_and_what_to_lower(folder: Path) -> None:
+    wild = trial(KINDS["none"], fine_tuning=FEW | {"learning_rate": 1e38})
+    with pytest.raises(DivergedError, match=r"after 8 steps; lower fine_tuning\.learning_rate$"):
+        run_trial(wild, place(folder, "wild"), Recorder())
 
 
 # Which images
@@ -153,7 +159,7 @@ def test_without_fine_tuning_no_label_is_asked_for_before_the_last_report(
     assert events == ["step 1", "step 2", "labels"]
     events.clear()
     run_trial(trial(plain, fine_tuning=FEW), place(folder, "plain-tuned"), Watching())
-    assert events == ["labels", "step 1", "step 2", "labels", "step 10", "labels"]
+    assert events == ["labels", "step 1", "step 2", "step 10", "labels"]
 
 
 # What it does

@@ -29,6 +29,7 @@ from gam_ray.config import TrialConfig
 from gam_ray.config.trial import FORMS
 from gam_ray.domains import LabelledImages
 from gam_ray.networks import LeNet, base
+from gam_ray.selection.scores import known_scores
 from gam_ray.training.data import load_target_labels, load_task, to_float
 from gam_ray.training.pretraining import SourceCache
 from gam_ray.training.reports import DivergedError, Report
@@ -112,7 +113,8 @@ def health_of(config: TrialConfig) -> set[str]:
     """Names of what the steps of a trial see."""
     layers = config.adaptation.layers
     of_layers = {f"{kind}/{layer}" for kind in HEALTH_OF_LAYERS for layer in layers}
-    return of_layers | {"loss/target", "loss/drift", "gradient_norm/target"}
+    guard = {"guard/class_shift", "guard/agreement", "guard/feature_rank"}
+    return of_layers | guard | {"loss/target", "loss/drift", "gradient_norm/target"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -125,11 +127,7 @@ def test_a_trial_reports_at_its_steps_and_at_the_last(name: str, whole: dict[str
         assert report.predictions.dtype == np.float32
         np.testing.assert_allclose(report.predictions.sum(1), 1, rtol=1e-5)
         scores = {name for name in report.metrics if name.startswith("score/")}
-        assert scores == {
-            "score/source_accuracy",
-            "score/information_maximisation",
-            "score/class_ami",
-        }
+        assert scores == {f"score/{name}" for name in known_scores()}
         assert report.metrics.keys() - scores == health_of(CONFIGS[name])
         for layer in CONFIGS[name].adaptation.layers:
             seen = {kind: report.metrics[f"{kind}/{layer}"] for kind in HEALTH_OF_LAYERS}

@@ -1,0 +1,67 @@
+"""What the collapse guard measures, of one model against the source network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gam_ray.selection.evidence import Evidence, Predictions, features_of
+from gam_ray.selection.guard import AGREEMENT, CLASS_SHIFT, FEATURE_RANK
+
+
+def guard_figures(evidence: Evidence, unadapted: Predictions) -> dict[str, float]:
+    """The guard's three figures.
+
+    Args:
+        evidence: Of the adapted model.
+        unadapted: The source network's on the same target images or pixels, with features.
+
+    Returns:
+        ``guard/class_shift`` in [0, 1], ``guard/agreement`` in [−1, 1] and ``guard/feature_rank``,
+        which is 1 for the source network itself.
+    """
+    before = unadapted.some()
+    return {
+        CLASS_SHIFT: class_shift(evidence),
+        AGREEMENT: cohen_kappa(evidence.target.classes, unadapted.classes),
+        FEATURE_RANK: effective_rank(features_of(evidence.few))
+        / effective_rank(features_of(before)),
+    }
+
+
+def class_shift(evidence: Evidence) -> float:
+    """Total variation distance of predicted classes on the target from labels on the source."""
+    classes = evidence.target.probabilities.shape[1]
+    predicted = _shares(evidence.target.classes, classes)
+    labels = _shares(evidence.source_labels, classes)
+    return float((predicted - labels).abs().sum() / 2)
+
+
+def cohen_kappa(first: Tensor, second: Tensor) -> float:
+    """Agreement beyond chance of two lists of classes [N] (Cohen, 1960). In [−1, 1].
+
+    Of two models that say one and the same class everywhere it is 0: there is nothing to
+    agree on.
+    """
+    classes = int(torch.stack([first, second]).max()) + 1
+    observed = float((first == second).double().mean())
+    chance = float((_shares(first, classes) * _shares(second, classes)).sum())
+    return 0.0 if chance > 1 - 1e-12 else (observed - chance) / (1 - chance)
+
+
+def effective_rank(features: Tensor) -> float:
+    """How many directions features [N, D] use, in [1, min(N, D)]; 1 where all are one point.
+
+    exp H of the normalised singular values of the centred features. Roy and Vetterli, 2007.
+    """
+    centred = features.double() - features.double().mean(0)
+    values: Tensor = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0).sqrt()
+    total = values.sum()
+    if float(total) == 0:
+        return 1.0
+    shares = values / total
+    return float(torch.exp(-torch.xlogy(shares, shares).sum()))
+
+
+def _shares(classes: Tensor, count: int) -> Tensor:
+    return torch.bincount(classes, minlength=count).double() / len(classes)
