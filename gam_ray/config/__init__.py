@@ -22,10 +22,12 @@ from gam_ray.config.study import (
 from gam_ray.config.trial import (
     AdaptationConfig,
     AugmentationConfig,
+    DistillationConfig,
     FineTuningConfig,
     MomentsConfig,
     OptimizerConfig,
     PretrainingConfig,
+    StudentConfig,
     TaskConfig,
     TrialConfig,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "ChoiceParameter",
     "ConfigError",
     "ConfigModel",
+    "DistillationConfig",
     "FineTuningConfig",
     "MomentsConfig",
     "ObjectiveConfig",
@@ -47,6 +50,7 @@ __all__ = [
     "ScheduleConfig",
     "SearchConfig",
     "SearchSpace",
+    "StudentConfig",
     "StudyConfig",
     "SubsetParameter",
     "TaskConfig",

@@ -154,6 +154,26 @@ class FineTuningConfig(ConfigModel):
     """Adam's learning rate."""
 
 
+class DistillationConfig(ConfigModel):
+    """How a student learns what a crowd of adapted networks says of target images; no label."""
+
+    steps: Count = 500
+    """Optimizer steps."""
+    batch_size: Count = 64
+    """Images a step, over all workers."""
+    learning_rate: Positive = 3e-4
+    """Adam's learning rate."""
+    augmentation: AugmentationConfig = AugmentationConfig(shift=0.07)
+    """Of the images that the student sees; its teachers see them unchanged."""
+
+
+class StudentConfig(DistillationConfig):
+    """A trial that is a student, in place of adaptation: a study writes it, no user has to."""
+
+    teachers: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Keys of finished trials of the same task; the student starts as a copy of the first."""
+
+
 class OptimizerConfig(ConfigModel):
     """Adam for both players; they step together, as in the authors' digits code."""
 
@@ -182,6 +202,9 @@ class TrialConfig(ConfigModel):
     """Of the images of both domains while the network adapts."""
     fine_tuning: FineTuningConfig | None = None
     """A last stage on a few labelled target images; by default there is none."""
+    student: StudentConfig | None = None
+    """What the trial is trained on if it is a consensus student; it needs `adaptation.kind` none,
+    since its teachers have been adapted."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of every generator of the adaptation."""
 
@@ -192,8 +215,18 @@ class TrialConfig(ConfigModel):
 
     @property
     def last_step(self) -> int:
-        """Step of the last report, fine-tuning counted on top of adaptation."""
-        return self.adaptation_steps + (self.fine_tuning.steps if self.fine_tuning else 0)
+        """Step of the last report: of adaptation and of the stages after it, counted together."""
+        after = (self.student, self.fine_tuning)
+        return self.adaptation_steps + sum(stage.steps for stage in after if stage)
+
+    @model_validator(mode="after")
+    def _student_is_not_adapted(self) -> TrialConfig:
+        if self.student and (self.adaptation.kind != "none" or self.fine_tuning):
+            raise ValueError(
+                "a student needs adaptation.kind none and no fine_tuning, but got "
+                f"{self.adaptation.kind} and fine_tuning={self.fine_tuning}"
+            )
+        return self
 
     def baseline(self, kind: Literal["none", "gaussian"]) -> TrialConfig:
         """The same task without adversaries: ``none`` or ``gaussian``, other settings default."""

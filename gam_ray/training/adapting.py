@@ -66,6 +66,10 @@ class Place:
         """The trial's newest checkpoint."""
         return self.folder / "checkpoint.pt"
 
+    def checkpoint_of(self, key: str) -> Path:
+        """The newest checkpoint of another trial of the same study, by its key."""
+        return self.folder.parent / key / "checkpoint.pt"
+
 
 @dataclass(frozen=True)
 class Run:

@@ -30,7 +30,7 @@ class Augmentation:
         return self.pairs(images, images.new_zeros(len(images)), step=step)[0]
 
     def pairs(self, images: Tensor, labels: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
-        """Images and their labels, [N] or maps [N, H, W], which move with their image.
+        """Images and their labels: maps [N, H, W] move with their image, others stay.
 
         Raises:
             ValueError: If a crop is larger than the images.
@@ -52,7 +52,7 @@ class Augmentation:
         from torchvision import tv_tensors
 
         assert self._transform is not None
-        if not label.dim():
+        if label.dim() < 2:
             return self._transform(tv_tensors.Image(image)).as_subclass(torch.Tensor), label
         both = self._transform(tv_tensors.Image(image), tv_tensors.Mask(label))
         return both[0].as_subclass(torch.Tensor), both[1].as_subclass(torch.Tensor)

@@ -70,7 +70,12 @@ def fine_tune(
     train_mode(network, statistics=False, dropout=True)
     torch.manual_seed(derive_seed(seed, "noise", rank()))
     supervised = Supervised(
-        network, labelled, batch_size=settings.batch_size, seed=seed, device=device
+        network,
+        labelled.images,
+        labelled.labels,
+        batch_size=settings.batch_size,
+        seed=seed,
+        device=device,
     )
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
     whole = config.augmentation.model_copy(update={"crop": None})

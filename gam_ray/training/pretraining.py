@@ -128,7 +128,12 @@ def train_source(
     check_augmentation("pretraining.augmentation", config.augmentation, data.image_size)
     network.train()
     supervised = Supervised(
-        network, data.source_train, batch_size=config.batch_size, seed=config.seed, device=device
+        network,
+        data.source_train.images,
+        data.source_train.labels,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        device=device,
     )
     augmentation = Augmentation(config.augmentation, config.seed)
     optimizer = torch.optim.Adam(

@@ -1,4 +1,4 @@
-"""Supervised steps: of the source network, and of fine-tuning."""
+"""Supervised steps: of the source network, of fine-tuning, and of a student."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gam_ray.adaptation import shard, sum_over_workers, world_size
 from gam_ray.config import derive_seed
-from gam_ray.domains import VOID, LabelledImages
+from gam_ray.domains import VOID
 from gam_ray.training.augmentation import Augmentation
 from gam_ray.training.data import IndexStream, to_float
 from gam_ray.training.evaluation import full_size
@@ -23,7 +23,8 @@ class Supervised:
 
     Args:
         network: Trained in place; its mode is the caller's.
-        labelled: Images and labels, or label maps.
+        images: uint8 [N, C, H, W].
+        labels: Classes [N], label maps [N, H, W], or distributions over classes [N, K], float.
         batch_size: Images a step, over all workers.
         seed: Of the batches.
         device: Where the network is.
@@ -32,15 +33,17 @@ class Supervised:
     def __init__(
         self,
         network: nn.Module,
-        labelled: LabelledImages,
+        images: Tensor,
+        labels: Tensor,
         *,
         batch_size: int,
         seed: int,
         device: torch.device,
     ) -> None:
-        self._labelled = labelled
+        self._images = images
+        self._labels = labels
         self._device = device
-        self._stream = IndexStream(len(labelled), batch_size, derive_seed(seed, "batches"))
+        self._stream = IndexStream(len(images), batch_size, derive_seed(seed, "batches"))
         self._model = network
         if world_size() > 1:
             self._model = DistributedDataParallel(network, broadcast_buffers=False)
@@ -51,10 +54,10 @@ class Supervised:
         """Step 0, 1, …; this worker's share of the loss, detached, finite if all is well."""
         indices = shard(self._stream.batch(index))
         images, labels = augmentation.pairs(
-            self._labelled.images[indices], self._labelled.labels[indices], step=index
+            self._images[indices], self._labels[indices], step=index
         )
         loss = mean_cross_entropy(
-            self._model(to_float(images, self._device)), labels.to(self._device).long()
+            self._model(to_float(images, self._device)), labels.to(self._device)
         )
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -67,12 +70,16 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: [N, C], or [N, C, h, w], which are interpolated to the labels' size.
-        labels: int64 [N], or [N, H, W] with void pixels, which do not count.
+        labels: Classes [N], maps [N, H, W] with void pixels, which do not count, or
+            distributions [N, C], float.
     """
+    if labels.is_floating_point():
+        count = sum_over_workers(torch.tensor(len(labels), device=labels.device))
+        return cross_entropy(logits, labels, reduction="sum") * world_size() / count
     ignored = _NOTHING
     if labels.dim() == 3:
         logits = full_size(logits, (labels.shape[-2], labels.shape[-1]))
         ignored = VOID
     count = sum_over_workers((labels != ignored).sum())
-    total = cross_entropy(logits, labels, ignore_index=ignored, reduction="sum")
+    total = cross_entropy(logits, labels.long(), ignore_index=ignored, reduction="sum")
     return total * world_size() / count.clamp(min=1)

@@ -1,5 +1,7 @@
 """One trial: source network → Gaussian matching → adaptation steps → report after report.
 
+A consensus student takes the place of both in a trial that has teachers.
+
 What runs here knows nothing of Ray: it works in a notebook, under ``torchrun``, or in a
 worker of any trainer that has set up ``torch.distributed``.
 """
@@ -25,7 +27,7 @@ from gam_ray.adaptation import (
     restore_matching,
     world_size,
 )
-from gam_ray.config import TrialConfig
+from gam_ray.config import StudentConfig, TrialConfig, derive_seed
 from gam_ray.domains import LabelledImages
 from gam_ray.networks import MatchableNetwork, build_network
 from gam_ray.selection.oracle import OracleReading, read_oracle
@@ -37,6 +39,7 @@ from gam_ray.training.evaluation import float_batches, quality
 from gam_ray.training.fine_tuning import few_labelled, fine_tune
 from gam_ray.training.pretraining import SourceCache
 from gam_ray.training.reports import Reporter
+from gam_ray.training.student import consensus_labels, train_student
 
 __all__ = ["Place", "TrialOutcome", "check_trial", "load_adapted", "run_trial"]
 
@@ -70,6 +73,7 @@ def run_trial(config: TrialConfig, place: Place, reporter: Reporter) -> TrialOut
     Raises:
         ValueError: If settings do not go together, or a checkpoint is damaged.
         DataMissingError: If the task's data are not there.
+        FileNotFoundError: If a student's teacher has left no checkpoint.
         DivergedError: If a loss or a parameter is no longer finite.
     """
     check_trial(config, world_size())
@@ -85,7 +89,7 @@ def run_trial(config: TrialConfig, place: Place, reporter: Reporter) -> TrialOut
         progress=lambda *stage: reporter.progress(*stage) if rank() == 0 else None,
     )
     saved = _saved_state(place)
-    target = _start(config, source, data, place.device, saved)
+    target = _start(config, source, data, place, saved)
     run = Run(config, place, reporter, source, target, data)
     step, stopped = _run_stages(run, saved, labelled)
     return TrialOutcome(step, stopped, oracle=_read_oracle(run))
@@ -103,6 +107,8 @@ def check_trial(config: TrialConfig, workers: int) -> None:
     }
     if config.fine_tuning:
         sizes["fine_tuning.batch_size"] = config.fine_tuning.batch_size
+    if config.student:
+        sizes["student.batch_size"] = config.student.batch_size
     for name, size in sizes.items():
         if size % workers:
             raise ValueError(
@@ -142,16 +148,21 @@ def _start(
     config: TrialConfig,
     source: MatchableNetwork,
     data: TaskData,
-    device: torch.device,
+    place: Place,
     saved: dict[str, Any] | None,
 ) -> MatchableNetwork:
-    """The target network before its first step here: a copy of the source's, matched, or saved."""
+    """The target network before its first step here: a copy of the source's, matched, or saved.
+
+    A student is a copy of its first teacher.
+    """
     target = deepcopy(source).requires_grad_(requires_grad=True)
     kind = config.adaptation.kind
     if saved:
         _load_target(target, config, saved["target"])
+    elif config.student:
+        target = load_adapted(config, place.checkpoint_of(config.student.teachers[0]), place.device)
     elif kind == "gaussian" or (kind == "general" and config.adaptation.gaussian):
-        _match(config, source, target, data, device)
+        _match(config, source, target, data, place.device)
     return target
 
 
@@ -170,6 +181,9 @@ def _run_stages(
     if saved and saved["step"] > step:
         run.report(step=saved["step"], health=saved["health"], state={})
         return saved["step"], False
+    if config.student:
+        run.report(step=config.last_step, health=_teach(run, config.student), state={})
+        return config.last_step, False
     if config.adaptation.kind == "general":
         step, goes_on = GeneralRun(run).train(saved)
     else:
@@ -179,6 +193,25 @@ def _run_stages(
     health = fine_tune(run.target, labelled, config, device=run.place.device, progress=run.progress)
     run.report(step=config.last_step, health=health, state={})
     return config.last_step, False
+
+
+def _teach(run: Run, settings: StudentConfig) -> dict[str, float]:
+    """Train the student on what its teachers say; the health of its last step."""
+    place, images = run.place, run.data.target_train.images
+    teachers = [
+        load_adapted(run.config, place.checkpoint_of(key), place.device)
+        for key in settings.teachers
+    ]
+    labels = consensus_labels(teachers, images, place.device)
+    return train_student(
+        run.target,
+        images,
+        labels,
+        settings,
+        seed=derive_seed(run.config.seed, "student"),
+        device=place.device,
+        progress=run.progress,
+    )
 
 
 def _saved_state(place: Place) -> dict[str, Any] | None:

@@ -87,7 +87,8 @@ def train_street(folder: Path) -> None:
     data = load_task(STREET.task, None)
     torch.manual_seed(0)
     network = build_network("tiny-fcn", in_channels=3, classes=3)
-    supervised = Supervised(network, data.source_train, batch_size=4, seed=1, device=CPU)
+    train = data.source_train
+    supervised = Supervised(network, train.images, train.labels, batch_size=4, seed=1, device=CPU)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     augmentation = Augmentation(STREET.augmentation.model_copy(update={"flip": True}), 1)
     for step in range(3):
