@@ -4,10 +4,11 @@
 
 Each task has the baselines and `--trials` random proposals, short ones. Of every report all scores,
 the guard's figures, the predictions and the accuracy on the target's test split are kept, so that
-the choice can be made again by each score, without labels, and its regret be told. The second table
-is over the checkpoints of one trial. The last line names the default that the *other* tasks would
-have chosen for each task, by their mean regret, so that no default is judged on what it was
-chosen from.
+the choice can be made again by each score, without labels, and its regret be told. `SCORE, student`
+is the consensus student of the best trials by that score, which starts from the very best by it.
+The second table is over the checkpoints of one trial. The last line names the default that the
+*other* tasks would have chosen for each task, by their mean regret, so that no default is judged on
+what it was chosen from.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tables import parser, spread, stamp
 
-from gam_ray.config import SearchSpace, TrialConfig, apply_settings
+from gam_ray.config import SearchSpace, StudentConfig, TrialConfig, apply_settings
 from gam_ray.selection.consensus import agreements
 from gam_ray.selection.guard import guard_causes
 
@@ -68,6 +69,9 @@ STREETS_SPACE = {
     "adaptation.layers": {"subset": ["layer4", "layer8", "layer12", "layer17"], "min": 1},
 }
 LABEL_SHIFT = 0.65
+TEACHERS = 6
+# Scores whose best trials teach a student.
+TEACHING = ("ensv", "information_maximisation", "class_ami")
 
 Array = NDArray[np.float64]
 
@@ -79,7 +83,10 @@ def main() -> None:
     options.add_argument("--trials", type=int, default=40, help="random proposals of a task")
     given = options.parse_args()
     found = {task: run_task(task, given) for task in given.tasks}
-    over_trials = {task: judge([trial[-1] for trial in trials]) for task, trials in found.items()}
+    over_trials = {
+        task: judge([trial[-1] for trial in trials]) | students(trials, given)
+        for task, trials in found.items()
+    }
     over_steps = {task: judge_steps(trials) for task, trials in found.items()}
     print(markdown(over_trials))
     print(markdown(over_steps))
@@ -140,7 +147,7 @@ def run(config: TrialConfig, folder: Path, data_root: Path | None) -> list[dict[
     from gam_ray.training.reports import DivergedError, Report
     from gam_ray.training.trial import Place, load_adapted, run_trial
 
-    here = (folder / f"selection-{config.key()}").absolute()
+    here = (folder / "selection" / config.key()).absolute()
     result = here / "reports.json"
     if result.exists():
         read: list[dict[str, Any]] = json.loads(result.read_text())
@@ -157,11 +164,12 @@ def run(config: TrialConfig, folder: Path, data_root: Path | None) -> list[dict[
             file = here / f"predictions-{report.step}.npy"
             np.save(file, report.predictions.astype(np.float16))
             reports[report.step] = {
+                "key": config.key(),
                 "step": report.step,
                 "accuracy": right,
                 "predictions": str(file),
                 "metrics": report.metrics,
-                "is_source": config.adaptation.kind == "none",
+                "is_source": config.adaptation.kind == "none" and not config.student,
             }
             return True
 
@@ -174,6 +182,7 @@ def run(config: TrialConfig, folder: Path, data_root: Path | None) -> list[dict[
     except DivergedError:
         reports.clear()
     here.mkdir(parents=True, exist_ok=True)
+    (here / "trial.json").write_text(json.dumps(config.to_mapping()))
     result.write_text(json.dumps(list(reports.values())))
     return list(reports.values())
 
@@ -194,6 +203,39 @@ def judge(candidates: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]
             **({"above_none": float(chosen - none[0])} if none else {}),
         }
     return found
+
+
+def students(
+    trials: Sequence[Sequence[Mapping[str, Any]]], options: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """Score and student → what came of teaching one from the best trials by that score."""
+    last = [reports[-1] for reports in trials]
+    accuracy = np.array([100 * each["accuracy"] for each in last])
+    none = next(100 * each["accuracy"] for each in last if each["is_source"])
+    trusted = np.array([is_trusted(each) for each in last])
+    values = score_values(last, trusted)
+    found = {}
+    for name in TEACHING:
+        order = np.argsort(-np.where(trusted, values[name], -np.inf), kind="stable")
+        teachers = [last[int(n)]["key"] for n in order[: min(TEACHERS, trusted.sum())]]
+        config = TrialConfig.from_mapping(trial_of(options.folder, teachers[0])).baseline("none")
+        config = config.model_copy(update={"student": StudentConfig(teachers=tuple(teachers))})
+        (report,) = run(config, options.folder, options.data_root)
+        chosen = 100 * report["accuracy"]
+        found[f"{name}, student"] = {
+            "chosen": chosen,
+            "regret": float(accuracy.max() - chosen),
+            "best": float(accuracy.max()),
+            "above_none": float(chosen - none),
+            "above_first_teacher": float(chosen - accuracy[order[0]]),
+        }
+    return found
+
+
+def trial_of(folder: Path, key: str) -> dict[str, Any]:
+    """The configuration of a trial that was run."""
+    read: dict[str, Any] = json.loads((folder / "selection" / key / "trial.json").read_text())
+    return read
 
 
 def is_trusted(report: Mapping[str, Any]) -> bool:
@@ -257,6 +299,12 @@ def defaults(tasks: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str
     return found
 
 
+def cell(judged: Mapping[str, float]) -> str:
+    """`regret / weighted Spearman`; of a student, which ranks nothing, the regret."""
+    rank = f" / {judged['spearman']:.2f}" if "spearman" in judged else ""
+    return f"{judged['regret']:.1f}{rank}"
+
+
 def markdown(tasks: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Scores × tasks, `regret / weighted Spearman`, and over the tasks mean and worst regret."""
     names = list(dict.fromkeys(name for scores in tasks.values() for name in scores))
@@ -266,9 +314,7 @@ def markdown(tasks: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     ]
     for name in names:
         judged = [scores.get(name) for scores in tasks.values()]
-        cells = [
-            f"{each['regret']:.1f} / {each['spearman']:.2f}" if each else "" for each in judged
-        ]
+        cells = [cell(each) if each else "" for each in judged]
         regrets = [each["regret"] for each in judged if each]
         lines.append(
             f"| {name} | {' | '.join(cells)} | {np.mean(regrets):.1f} | {max(regrets):.1f} |"
