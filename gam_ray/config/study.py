@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from gam_ray.config.base import ConfigModel
 from gam_ray.config.space import SearchSpace
-from gam_ray.config.trial import Count, Positive, TrialConfig
+from gam_ray.config.trial import Count, DistillationConfig, Positive, TrialConfig
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -50,6 +50,17 @@ class ObjectiveConfig(ConfigModel):
     """How far the predicted classes' shares on the target may be from the labels' on the source:
     half the sum of the absolute differences. A trial further away has collapsed, cannot win and has
     no vote. Half of the classes missing is 0.5, all but one of ten are 0.9."""
+    finalists: Count = 3
+    """The best trials of the search are run again on fresh seeds before the choice."""
+    seeds: Count = 3
+    """Runs of each finalist in all, one a seed; 1 for no further ones."""
+
+
+class ConsensusStudentConfig(DistillationConfig):
+    """The last trial of a study: a student of its best ones."""
+
+    teachers: Count = 6
+    """So many trials, the best by the final score; the student starts as a copy of the first."""
 
 
 class ScheduleConfig(ConfigModel):
@@ -108,6 +119,8 @@ class StudyConfig(ConfigModel):
     """What is searched."""
     search: SearchConfig = SearchConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    student: ConsensusStudentConfig | None = ConsensusStudentConfig()
+    """What the best trials say together, learned by one network; null for none."""
     schedule: ScheduleConfig = ScheduleConfig()
     resources: ResourcesConfig = ResourcesConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -128,6 +141,21 @@ class StudyConfig(ConfigModel):
                 f"digit and has at most 80, but got {name!r}"
             )
         return name
+
+    @property
+    def planned_trials(self) -> int:
+        """Trials in all: baselines, search, finalists on fresh seeds, student."""
+        again = min(self.objective.finalists, self.search.trials) * (self.objective.seeds - 1)
+        return 2 + self.search.trials + again + (self.student is not None)
+
+    @model_validator(mode="after")
+    def _student_is_the_studys(self) -> Self:
+        if self.trial.student:
+            raise ValueError(
+                "trial.student is written by the study itself, once it knows the teachers; leave "
+                "it out, and say how it is trained in student, beside trial"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rungs_fit(self) -> Self:

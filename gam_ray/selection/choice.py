@@ -13,11 +13,14 @@ class Candidate:
 
     Attributes:
         name: The trial's key.
-        score: A label-free score, higher is better; a plain number, so no oracle reading.
+        score: A label-free score, higher is better; a plain number, so no oracle reading. Where
+            a setting was run with several seeds, their mean.
+        std: Standard deviation of the score over these seeds; 0 for one.
     """
 
     name: str
     score: float
+    std: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.score, float | int):
@@ -36,3 +39,11 @@ def choose(candidates: Iterable[Candidate]) -> Candidate:
     if not finite:
         raise ValueError("no candidate has a finite score, so there is nothing to choose")
     return max(finite, key=lambda candidate: candidate.score)
+
+
+def unless_no_better(best: Candidate, unadapted: Candidate) -> Candidate:
+    """`best`, unless its score is not above the unadapted network's by more than its own spread.
+
+    Adapting has to be trustworthily better, since it can do harm: `unadapted` wins a tie.
+    """
+    return best if best.score - best.std > unadapted.score else unadapted

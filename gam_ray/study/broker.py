@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gam_ray.config import StudyConfig, TrialConfig, apply_settings
+from gam_ray.config import StudentConfig, StudyConfig, TrialConfig, apply_settings
 from gam_ray.selection.consensus import Crowd
 from gam_ray.study.store import (
     EndRecord,
@@ -105,6 +106,10 @@ class _Trial:
     def is_over(self) -> bool:
         return self.state in ("finished", "pruned", "failed")
 
+    @property
+    def has_vote(self) -> bool:
+        return self.record.has_vote and not self.distrust
+
 
 class Broker:
     """Holds a study's trials from proposal to end.
@@ -136,8 +141,9 @@ class Broker:
         """Plan the trial with these settings; one that is known already is not run again.
 
         Args:
-            settings: Dotted path → value, on top of the study's trial.
-            role: ``search``, or which baseline.
+            settings: Dotted path → value, on top of the study's trial; of a student, its
+                `StudentConfig` under ``student``.
+            role: What the trial is for.
 
         Returns:
             The trial's key.
@@ -145,11 +151,7 @@ class Broker:
         Raises:
             ValueError: If a setting is refused.
         """
-        base = self._config.trial
-        if role == "search":
-            config = apply_settings(base, settings)
-        else:
-            config = base.baseline("none" if role == "no adaptation" else "gaussian")
+        config = _trial_config(self._config.trial, settings, role)
         key = config.key()
         if key not in self._trials:
             record = TrialRecord(key, len(self._trials), role, settings, config)
@@ -306,7 +308,7 @@ class Broker:
             trial.events.append(self._report_event(trial, report.step, report.metrics))
         predictions = files.predictions()
         if predictions is not None:
-            self._crowd.vote(record.key, predictions, trusted=not trial.distrust)
+            self._crowd.vote(record.key, predictions, trusted=trial.has_vote)
         if end:
             trial.events.append(_end_event(trial, end))
         self._trials[record.key] = trial
@@ -328,7 +330,7 @@ class Broker:
     ) -> None:
         key = trial.record.key
         trial.distrust = self._distrust(trial, metrics)
-        self._crowd.vote(key, predictions, trusted=not trial.distrust)
+        self._crowd.vote(key, predictions, trusted=trial.has_vote)
         metrics = {**metrics, "score/ensv": self._crowd.agreement(key)}
         report = ReportRecord(step=step, metrics=metrics, time=time.time())
         trial.files.append_report(report, predictions)
@@ -393,6 +395,16 @@ class Broker:
             self._changed.notify_all()
 
 
+def _trial_config(base: TrialConfig, settings: dict[str, Any], role: Role) -> TrialConfig:
+    if role in ("search", "again"):
+        return apply_settings(base, settings)
+    if role == "student":
+        student = StudentConfig.from_mapping(settings["student"])
+        update = {"student": student, "fine_tuning": None}
+        return base.baseline("none").model_copy(update=update)
+    return base.baseline("none" if role == "no adaptation" else "gaussian")
+
+
 def _last_step(trial: _Trial) -> int:
     return max(trial.steps_seen, default=0)
 
@@ -405,9 +417,8 @@ def _end_event(trial: _Trial, end: EndRecord) -> Event:
 
 def _started(record: TrialRecord, config: StudyConfig) -> TrialStarted:
     """The tracking event of a trial's start, with its searched settings as parameters."""
-    settings = dict(record.settings)
     params: dict[str, Any] = {}
-    for path, value in settings.items():
+    for path, value in _flat(record.settings).items():
         params[path] = "+".join(value) if isinstance(value, list | tuple) else value
     params |= {"steps": record.config.last_step, "batch_size": record.config.batch_size}
     tags = {
@@ -416,6 +427,15 @@ def _started(record: TrialRecord, config: StudyConfig) -> TrialStarted:
         "gam_ray.task": f"{record.config.task.source} → {record.config.task.target}",
     }
     return TrialStarted(record.key, record.name, params, tags, int(time.time() * 1000))
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted path, those of a student as well."""
+    flat = {path: value for path, value in settings.items() if not isinstance(value, Mapping)}
+    for path, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{path}.{name}": inner for name, inner in _flat(value).items()}
+    return flat
 
 
 def _ended(

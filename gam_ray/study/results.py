@@ -8,89 +8,50 @@ from __future__ import annotations
 
 import os
 import socket
+import statistics
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from gam_ray.config import ObjectiveConfig
 from gam_ray.report import Overview, TrialCurve
-from gam_ray.selection.choice import Candidate, choose
-from gam_ray.selection.consensus import agreements
-from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialFiles, TrialRecord
-from gam_ray.study.trust import distrust
+from gam_ray.selection.reliability import reliability
+from gam_ray.study.choosing import Choice, Ended, choose_trial, ended_trials
+from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialRecord
 from gam_ray.tracking import read_run_ids
 
 STATES = ("finished", "pruned", "failed", "running", "planned")
-
-
-def final_scores(store: StudyStore, score: str) -> dict[str, float]:
-    """Trial key → score of each trial that ended in order, over the whole crowd.
-
-    For ``ensv`` the consensus is taken anew, of the newest predictions of all these trials that
-    the guard trusts; other scores are those of the newest report.
-
-    Args:
-        store: The study's.
-        score: Name of a label-free score.
-    """
-    ended = {files.record().key: files for files in store.trials() if _ended_well(files)}
-    if score == "ensv":
-        predictions = {key: files.predictions() for key, files in ended.items()}
-        voted = {key: p for key, p in predictions.items() if p is not None}
-        return agreements(voted, untrusted=distrusted(store).keys())
-    return {key: files.reports()[-1].metrics[f"score/{score}"] for key, files in ended.items()}
-
-
-def distrusted(store: StudyStore) -> dict[str, tuple[str, ...]]:
-    """Trial key → why, of each trial that ended in order and that the guard distrusts."""
-    label_shift = _study(store)["config"]["objective"]["label_shift"]
-    found = {}
-    for files in store.trials():
-        reports = files.reports()
-        if reports and _ended_well(files):
-            record = files.record()
-            found[record.key] = distrust(record, reports[-1].metrics, label_shift=label_shift)
-    return {key: causes for key, causes in found.items() if causes}
-
-
-def _winner(store: StudyStore, scores: Mapping[str, float]) -> Candidate:
-    """The trusted trial with the highest final score; no target label is looked at."""
-    out = distrusted(store)
-    trusted = [Candidate(key, value) for key, value in scores.items() if key not in out]
-    if not trusted:
-        key, causes = next(iter(out.items()))
-        raise ValueError(
-            f"the guard distrusts all {len(out)} trials, so there is nothing to choose; of "
-            f"{store.trial(key).record().name}: {'; '.join(causes)}"
-        )
-    return choose(trusted)
 
 
 def best(store: StudyStore) -> dict[str, Any]:
     """The choice of a study so far, as a contract for scripts.
 
     Returns:
-        ``study``, ``state``, ``trial`` {key, number, name, steps}, ``config``, ``settings``,
-        ``score`` {name, value}, ``oracle`` {split: accuracy in [0, 1]} or None,
-        ``no_adaptation`` {score, oracle}, ``distrusted`` [{trial, name, causes}],
-        ``checkpoint``, ``mlflow_run_id`` or None.
+        ``study``, ``state``, ``adapt`` (False: the answer is "do not adapt"), ``trial`` {key,
+        number, name, role, steps}, ``config``, ``settings``, ``score`` {name, value,
+        percentile: share of the trusted trials in % that score lower}, ``seeds`` {runs: [keys],
+        mean, std or None, oracle: {split: {mean, std or None}} or None} of its setting,
+        ``reliability`` of the score on tasks where labels are known, or None,
+        ``oracle`` {split: accuracy in [0, 1]} or None, ``no_adaptation`` {score, oracle},
+        ``distrusted`` [{trial, name, causes}], ``checkpoint``, ``mlflow_run_id`` or None.
 
     Raises:
         ValueError: If there is no such study, or no trial of it ended in order yet.
     """
-    study = _study(store)
-    score = study["config"]["objective"]["score"]
-    scores = final_scores(store, score)
-    if not scores:
-        raise ValueError(f"no trial of {study['config']['name']} has ended in order yet")
-    key = _winner(store, scores).name
-    files = store.trial(key)
+    config, objective = _study(store)["config"], _objective(store)
+    trials = ended_trials(store, objective)
+    if not trials:
+        raise ValueError(f"no trial of {config['name']} has ended in order yet")
+    choice = choose_trial(trials)
+    files = store.trial(choice.key)
     record, end = files.record(), files.end()
     assert end is not None
     return {
-        "study": study["config"]["name"],
+        "study": config["name"],
         "state": status(store)["state"],
+        "adapt": record.role != "no adaptation",
         "trial": {
-            "key": key,
+            "key": record.key,
             "number": record.number,
             "name": record.name,
             "role": record.role,
@@ -98,23 +59,54 @@ def best(store: StudyStore) -> dict[str, Any]:
         },
         "config": record.config.to_mapping(),
         "settings": record.settings,
-        "score": {"name": score, "value": scores[key]},
+        "score": {
+            "name": objective.score,
+            "value": choice.score,
+            "percentile": _percentile(choice.score, trials),
+        },
+        "seeds": {
+            "runs": list(choice.runs),
+            "mean": choice.mean,
+            "std": choice.std,
+            "oracle": _oracle_over(store, choice),
+        },
+        "reliability": reliability(objective.score),
         "oracle": end.oracle,
-        "no_adaptation": _no_adaptation(store, scores),
+        "no_adaptation": _no_adaptation(store, trials),
         "distrusted": [
-            {"trial": out, "name": store.trial(out).record().name, "causes": list(causes)}
-            for out, causes in distrusted(store).items()
+            {"trial": trial.record.key, "name": trial.record.name, "causes": list(trial.causes)}
+            for trial in trials
+            if trial.causes
         ],
         "checkpoint": str(files.checkpoint),
-        "mlflow_run_id": read_run_ids(store.tracking).get(key),
+        "mlflow_run_id": read_run_ids(store.tracking).get(record.key),
     }
 
 
-def _no_adaptation(store: StudyStore, scores: Mapping[str, float]) -> dict[str, Any]:
-    for files in store.trials():
-        record, end = files.record(), files.end()
-        if record.role == "no adaptation" and end:
-            return {"score": scores.get(record.key), "oracle": end.oracle}
+def _percentile(score: float, trials: list[Ended]) -> float:
+    trusted = [trial.score for trial in trials if not trial.causes]
+    return 100 * sum(each < score for each in trusted) / len(trusted)
+
+
+def _oracle_over(store: StudyStore, choice: Choice) -> dict[str, Any] | None:
+    """Target split → mean and standard deviation over the runs of the chosen setting."""
+    ends = [store.trial(key).end() for key in choice.runs]
+    readings = [end.oracle for end in ends if end and end.oracle]
+    if not readings:
+        return None
+    found = {}
+    for split in readings[0]:
+        values = [reading[split] for reading in readings]
+        std = statistics.stdev(values) if len(values) > 1 else None
+        found[split] = {"mean": statistics.fmean(values), "std": std}
+    return found
+
+
+def _no_adaptation(store: StudyStore, trials: list[Ended]) -> dict[str, Any]:
+    for trial in trials:
+        if trial.record.role == "no adaptation":
+            end = store.trial(trial.record.key).end()
+            return {"score": trial.score, "oracle": end.oracle if end else None}
     return {"score": None, "oracle": None}
 
 
@@ -133,25 +125,28 @@ def status(store: StudyStore) -> dict[str, Any]:
     trials = store.trials()
     states = [files.state() for files in trials]
     counts = {name: sum(state == name for state in states) for name in STATES}
-    counts["planned"] += max(0, study["trials"] - len(trials))
+    # A finished study plans no more, even where fewer than planned could be finalists.
+    if state.get("state") != "finished":
+        counts["planned"] += max(0, study["trials"] - len(trials))
     ended = state.get("ended")
     return {
         "study": study["config"]["name"],
         "state": _state(state),
         "error": state.get("error"),
         "trials": counts,
-        "best": _best_so_far(store, study["config"]["objective"]["score"]),
+        "best": _best_so_far(store),
         "started": state.get("started"),
         "elapsed_s": (ended or time.time()) - state.get("started", time.time()),
     }
 
 
-def _best_so_far(store: StudyStore, score: str) -> dict[str, Any] | None:
-    scores = final_scores(store, score)
-    if not scores:
+def _best_so_far(store: StudyStore) -> dict[str, Any] | None:
+    objective = _objective(store)
+    trials = ended_trials(store, objective)
+    if all(trial.causes for trial in trials):
         return None
-    winner = _winner(store, scores)
-    return {"trial": winner.name, "score": {"name": score, "value": winner.score}}
+    choice = choose_trial(trials)
+    return {"trial": choice.key, "score": {"name": objective.score, "value": choice.score}}
 
 
 def _state(state: Mapping[str, Any]) -> str:
@@ -181,9 +176,8 @@ def _study(store: StudyStore) -> dict[str, Any]:
     return study
 
 
-def _ended_well(files: TrialFiles) -> bool:
-    end = files.end()
-    return end is not None and end.state in ("finished", "pruned")
+def _objective(store: StudyStore) -> ObjectiveConfig:
+    return ObjectiveConfig.from_mapping(_study(store)["config"]["objective"])
 
 
 def trial_table(store: StudyStore) -> list[tuple[TrialRecord, ReportRecord | None, EndRecord]]:
@@ -200,8 +194,9 @@ def overview(store: StudyStore) -> Overview:
     """A study as its picture shows it."""
     study = _study(store)
     config, score = study["config"], study["config"]["objective"]["score"]
-    scores = final_scores(store, score)
-    chosen = _winner(store, scores).name
+    ended = ended_trials(store, _objective(store))
+    scores = {trial.record.key: trial.score for trial in ended}
+    chosen = choose_trial(ended).key
     trials = []
     for files in store.trials():
         record, end, reports = files.record(), files.end(), files.reports()

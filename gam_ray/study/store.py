@@ -21,7 +21,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,8 @@ from gam_ray.tracking.files import JsonLines, replace_json
 
 TrialState = Literal["planned", "running", "finished", "pruned", "failed"]
 EndState = Literal["finished", "pruned", "failed"]
-Role = Literal["no adaptation", "gaussian", "search"]
+Role = Literal["no adaptation", "gaussian", "search", "again", "student"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class TrialRecord:
     Attributes:
         key: Hash of `config`; names the trial everywhere.
         number: 0, 1, … in the order of submission.
-        role: A baseline's, or ``search``.
-        settings: What the search chose, by dotted path; empty for a baseline.
+        role: A baseline's, ``search``, ``again`` (a finalist on a fresh seed), or ``student``.
+        settings: What was chosen for it, by dotted path; empty for a baseline.
         config: All of it.
     """
 
@@ -55,11 +56,18 @@ class TrialRecord:
     @property
     def name(self) -> str:
         """The name that people see: ``07`` and what kind of trial it is."""
-        if self.role != "search":
+        if self.role not in ("search", "again"):
             return f"{self.number:02d} {self.role}"
         adaptation = self.config.adaptation
         matching = "gaussian+" if adaptation.gaussian else ""
-        return f"{self.number:02d} {matching}{adaptation.adversary} {'+'.join(adaptation.layers)}"
+        seed = " again" if self.role == "again" else ""
+        layers = "+".join(adaptation.layers)
+        return f"{self.number:02d} {matching}{adaptation.adversary} {layers}{seed}"
+
+    @property
+    def has_vote(self) -> bool:
+        """Whether it may vote in a consensus; a student only repeats its teachers."""
+        return self.role != "student"
 
 
 @dataclass(frozen=True)

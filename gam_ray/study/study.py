@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from gam_ray.config import StudyConfig, derive_seed, load_study_config
 from gam_ray.report import draw_overview
-from gam_ray.study import results
+from gam_ray.study import choosing, results
 from gam_ray.study.errors import StudyError
 from gam_ray.study.plan import Plan
 from gam_ray.study.store import StudyStore
@@ -37,7 +37,6 @@ from gam_ray.tracking import (
 logger = logging.getLogger(__name__)
 
 # Waits of the end of a study, in seconds.
-IDLE_TIMEOUT_S = 600.0
 LANE_TIMEOUT_S = 20.0
 TRACKING_TIMEOUT_S = 60.0
 POLL_S = 0.5
@@ -161,7 +160,7 @@ class Study:
         """Keep ``study.json`` and ``state.json`` true."""
         config, before = self.config, self.store.read("state") or {}
         content = {"key": config.key(), "config": config.to_mapping()}
-        self.store.write("study", {**content, "trials": config.search.trials + 2})
+        self.store.write("study", {**content, "trials": config.planned_trials})
         state = {
             "state": "running",
             "started": before.get("started", time.time()),
@@ -231,7 +230,7 @@ class Study:
         return plan_lanes(config.resources, ray.cluster_resources(), config.search.trials)
 
     def _search(self, plan: Plan, listener: Listener | None) -> None:
-        """Run all trials: baselines first, then what the search proposes."""
+        """Run all trials: baselines, what the search proposes, finalists again, the student."""
         import ray
 
         broker = self._start_broker()
@@ -239,16 +238,59 @@ class Study:
         try:
             for role in ("no adaptation", "gaussian"):
                 ray.get(broker.submit.remote({}, role))
-            with _watch(broker, listener, self.config.search.trials + 2):
+            with _watch(broker, listener, self.config.planned_trials):
                 self._tune(broker, plan)
-                _wait_until_idle(broker)
-            error = ray.get(broker.error.remote())
-            if error:
-                raise StudyError(f"{error}; what ended is kept: run the study again to go on")
+                self._wait_until_idle(broker)
+                self._run_finalists_again(broker)
+                self._teach_student(broker)
         finally:
             ray.get(broker.close.remote())
             for lane in lanes:
                 lane.join(LANE_TIMEOUT_S)
+
+    def _run_finalists_again(self, broker: Any) -> None:
+        """Run the best trials on fresh seeds: what won by luck alone shall not be chosen."""
+        import ray
+
+        objective = self.config.objective
+        for finalist in choosing.finalists(self.store, objective):
+            record = finalist.record
+            for seed in choosing.fresh_seeds(record, objective.seeds):
+                ray.get(broker.submit.remote({**record.settings, "seed": seed}, "again"))
+        self._wait_until_idle(broker)
+
+    def _teach_student(self, broker: Any) -> None:
+        """Train a student of the best trials, if the study has one."""
+        import ray
+
+        student = self.config.student
+        if student is None:
+            return
+        teachers = choosing.teachers(self.store, self.config.objective, student.teachers)
+        if len(teachers) > 1:
+            taught = {**student.to_mapping(), "teachers": list(teachers)}
+            ray.get(broker.submit.remote({"student": taught}, "student"))
+            self._wait_until_idle(broker)
+
+    def _wait_until_idle(self, broker: Any) -> None:
+        """Wait until every trial is over, as long as the lanes get on.
+
+        Raises:
+            StudyError: If the broker was closed because of an error.
+        """
+        import ray
+
+        limit = self.config.resources.report_timeout_s
+        before, deadline = None, time.monotonic() + limit
+        while not ray.get(broker.wait_until_idle.remote(5.0)):
+            now = ray.get(broker.snapshot.remote())
+            if now != before:
+                before, deadline = now, time.monotonic() + limit
+            if time.monotonic() > deadline:
+                ray.get(broker.close.remote(f"no trial got on for {limit:g} s"))
+        error = ray.get(broker.error.remote())
+        if error:
+            raise StudyError(f"{error}; what ended is kept: run the study again to go on")
 
     def _start_broker(self) -> Any:
         import ray
@@ -460,15 +502,6 @@ def _watch(broker: Any, listener: Listener | None, total: int) -> Iterator[None]
         done.set()
         if listener:
             thread.join(POLL_S + 10)
-
-
-def _wait_until_idle(broker: Any) -> None:
-    import ray
-
-    deadline = time.monotonic() + IDLE_TIMEOUT_S
-    while not ray.get(broker.wait_until_idle.remote(5.0)):
-        if time.monotonic() > deadline:
-            ray.get(broker.close.remote(f"trials did not end within {IDLE_TIMEOUT_S:g} s"))
 
 
 def _tell(listener: Listener | None, news: dict[str, Any]) -> None:

@@ -156,7 +156,45 @@ def test_keys_are_equal_exactly_where_settings_are(one: TrialConfig, other: Tria
 
 
 def test_every_setting_has_another_value_here() -> None:
-    assert OTHER.keys() == leaves(BASE.to_mapping()).keys()
+    # A student goes with no adaptation alone, and has a test of its own.
+    assert OTHER.keys() == leaves(BASE.to_mapping()).keys() - {"student"}
+
+
+def test_other_teachers_in_another_order_or_taught_otherwise_give_another_key() -> None:
+    base = apply_settings(BASE, {"adaptation.kind": "none", "fine_tuning": None})
+    students = [
+        None,
+        {"teachers": ["a", "b"]},
+        {"teachers": ["b", "a"]},
+        {"teachers": ["a"]},
+        {"teachers": ["a", "b"], "steps": 7},
+        {"teachers": ["a", "b"], "augmentation": {"shift": 0.2}},
+    ]
+    assert len({apply_settings(base, {"student": each}).key() for each in students}) == 6
+
+
+def test_a_student_is_written_by_the_study_and_not_by_its_user() -> None:
+    trial = apply_settings(
+        BASE, {"adaptation.kind": "none", "fine_tuning": None, "student": {"teachers": ["a"]}}
+    )
+    with pytest.raises(ValidationError, match=r"trial\.student is written by the study itself"):
+        StudyConfig(name="a", trial=trial, space=SearchSpace.model_validate_json("{}"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "planned"),
+    [
+        ({}, 2 + 40 + 3 * 2 + 1),
+        ({"student": None}, 2 + 40 + 3 * 2),
+        ({"objective": {"seeds": 1}}, 2 + 40 + 1),
+        ({"search": {"trials": 2}, "objective": {"seeds": 5}}, 2 + 2 + 2 * 4 + 1),
+    ],
+)
+def test_planned_trials_are_baselines_search_finalists_and_student(
+    settings: dict[str, Any], planned: int
+) -> None:
+    study = {"name": "a", "trial": BASE.to_mapping(), "space": PARAMETERS, **settings}
+    assert StudyConfig.from_mapping(study).planned_trials == planned
 
 
 @pytest.mark.parametrize("path", OTHER)

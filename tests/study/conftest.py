@@ -1,4 +1,4 @@
-"""Study settings and reports for tests that need no training."""
+"""Study settings for tests that need no training."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from gam_ray.config import StudyConfig
-
-METRICS = {"score/information_maximisation": 1.0, "score/class_ami": 0.5, "loss/target": 0.1}
 
 
 @pytest.fixture
@@ -40,8 +36,3 @@ def make_config(tmp_path: Path) -> Callable[..., StudyConfig]:
         return StudyConfig.from_mapping({**settings, **changes})
 
     return make
-
-
-def votes(*classes: int) -> NDArray[np.float32]:
-    """Sure predictions of these classes, of three."""
-    return np.eye(3, dtype=np.float32)[list(classes)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import METRICS, votes
+from study_records import METRICS, votes
 
 from gam_ray.config import StudyConfig
 from gam_ray.study.broker import MAX_ATTEMPTS, UNTRUSTED_SCORE, Broker

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import METRICS, votes
+from study_records import METRICS, votes
 from typer.testing import CliRunner
 
 from gam_ray.cli import app
@@ -67,7 +67,11 @@ def test_ensv_chooses_by_the_whole_crowd_and_not_by_the_oracle(
     choice = results.best(store)
     # The consensus is 0, 0, 1, 2; the oracle would have liked number 2.
     assert choice["trial"]["number"] == 1
-    assert choice["score"] == {"name": "ensv", "value": 1.0}
+    # Two of three trusted trials score lower.
+    assert choice["score"] == {"name": "ensv", "value": 1.0, "percentile": pytest.approx(200 / 3)}
+    assert choice["seeds"]["runs"] == [choice["trial"]["key"]]
+    assert choice["seeds"]["oracle"] == {"test": {"mean": 0.7, "std": None}}
+    assert choice["adapt"] is True
     assert choice["oracle"] == {"test": 0.7}
     assert choice["no_adaptation"] == {"score": 0.5, "oracle": {"test": 0.4}}
     assert choice["mlflow_run_id"] is None

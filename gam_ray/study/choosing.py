@@ -1,0 +1,174 @@
+"""What a study ends with: final scores, finalists on fresh seeds, teachers of a student, a choice.
+
+No target label is looked at.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gam_ray.config import ObjectiveConfig, derive_seed
+from gam_ray.selection.choice import Candidate, choose, unless_no_better
+from gam_ray.selection.consensus import agreements
+from gam_ray.study.store import ROLES, Role, StudyStore, TrialFiles, TrialRecord
+from gam_ray.study.trust import distrust
+
+SEARCHED: tuple[Role, ...] = ("no adaptation", "gaussian", "search")
+"""Roles of a study's first stage; the finalists' further runs and the student come after it."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial that ended in order, and what is thought of it.
+
+    Attributes:
+        record: What it is.
+        score: Its final score.
+        causes: Why the guard distrusts it; empty if it does not.
+        is_whole: Whether it did all its steps.
+    """
+
+    record: TrialRecord
+    score: float
+    causes: tuple[str, ...]
+    is_whole: bool
+
+    @property
+    def setting(self) -> str:
+        """The same for all runs of one setting, whatever their seed."""
+        return self.record.config.model_copy(update={"seed": 0}).key()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The trial that a study ends with, and how sure its score is.
+
+    Attributes:
+        key: The trial to use: of its setting, the run with the best score.
+        score: Of that run.
+        runs: Keys of all runs of its setting, one a seed.
+        mean: Mean score of these runs.
+        std: Their standard deviation; None of a single run.
+    """
+
+    key: str
+    score: float
+    runs: tuple[str, ...]
+    mean: float
+    std: float | None
+
+
+def ended_trials(
+    store: StudyStore, objective: ObjectiveConfig, *, roles: tuple[Role, ...] = ROLES
+) -> list[Ended]:
+    """Every trial of these roles that ended in order, with its final score, by number.
+
+    For ``ensv`` the consensus is taken anew, of the newest predictions of all these trials that
+    the guard trusts and that are no student; other scores are those of the newest report.
+    """
+    found = []
+    for files in store.trials():
+        end, record = files.end(), files.record()
+        if end and end.state != "failed" and record.role in roles:
+            found.append((files, record, files.reports()[-1].metrics, end.state))
+    causes = {
+        record.key: distrust(record, metrics, label_shift=objective.label_shift)
+        for _, record, metrics, _ in found
+    }
+    if objective.score == "ensv":
+        scores = _agreements({record.key: files for files, record, _, _ in found}, causes)
+    else:
+        scores = {
+            record.key: metrics[f"score/{objective.score}"] for _, record, metrics, _ in found
+        }
+    return [
+        Ended(record, scores[record.key], causes[record.key], state == "finished")
+        for _, record, _, state in found
+    ]
+
+
+def _agreements(
+    trials: Mapping[str, TrialFiles], causes: Mapping[str, tuple[str, ...]]
+) -> dict[str, float]:
+    predictions = {key: files.predictions() for key, files in trials.items()}
+    mute = {key for key, files in trials.items() if causes[key] or not files.record().has_vote}
+    voted = {key: p for key, p in predictions.items() if p is not None}
+    return agreements(voted, untrusted=mute)
+
+
+def finalists(store: StudyStore, objective: ObjectiveConfig) -> list[Ended]:
+    """The best trusted trials of the search that did all their steps, best first.
+
+    Found from the first stage alone, so that a study that is taken up again finds the same.
+    """
+    trials = ended_trials(store, objective, roles=SEARCHED)
+    able = [t for t in trials if t.record.role == "search" and t.is_whole and not t.causes]
+    return sorted(able, key=lambda trial: -trial.score)[: objective.finalists]
+
+
+def fresh_seeds(finalist: TrialRecord, seeds: int) -> list[int]:
+    """Seeds of a finalist's further runs: `seeds` with its own."""
+    own = finalist.config.seed
+    return [derive_seed(own, "fresh", number) for number in range(1, seeds)]
+
+
+def teachers(store: StudyStore, objective: ObjectiveConfig, count: int) -> tuple[str, ...]:
+    """Keys of the best trusted trials, best first; only one run of each setting.
+
+    The source network may be among them, and is alone where nothing else is trusted.
+    """
+    trials = ended_trials(store, objective, roles=(*SEARCHED, "again"))
+    able = sorted((t for t in trials if not t.causes), key=lambda trial: -trial.score)
+    best: dict[str, str] = {}
+    for trial in able:
+        best.setdefault(trial.setting, trial.record.key)
+    return tuple(best.values())[:count]
+
+
+def choose_trial(trials: list[Ended]) -> Choice:
+    """The setting with the best mean score over its runs, and of them the best.
+
+    Where finalists were run on fresh seeds, a setting with one run cannot win, except a baseline
+    and the student. Where the best mean is not above the source network's by more than the
+    standard deviation over seeds, the choice is the source network: do not adapt.
+
+    Raises:
+        ValueError: If no trial that the guard trusts has ended in order.
+    """
+    _check_some_trusted(trials)
+    by_setting: dict[str, list[Ended]] = {}
+    for trial in trials:
+        if not trial.causes:
+            by_setting.setdefault(trial.setting, []).append(trial)
+    choices = {name: _summary(runs) for name, runs in by_setting.items()}
+    rerun = any(trial.record.role == "again" for trial in trials)
+    able = [
+        Candidate(name, choice.mean, choice.std or 0.0)
+        for name, choice in choices.items()
+        if not rerun or len(choice.runs) > 1 or by_setting[name][0].record.role != "search"
+    ]
+    unadapted = [c for c in able if by_setting[c.name][0].record.role == "no adaptation"]
+    best = choose(able)
+    return choices[unless_no_better(best, unadapted[0]).name if unadapted else best.name]
+
+
+def _check_some_trusted(trials: list[Ended]) -> None:
+    if all(trial.causes for trial in trials):
+        first = f"; of {trials[0].record.name}: {'; '.join(trials[0].causes)}" if trials else ""
+        raise ValueError(
+            f"the guard distrusts all {len(trials)} trials, so there is nothing to choose{first}"
+        )
+
+
+def _summary(runs: list[Ended]) -> Choice:
+    best = max(runs, key=lambda run: run.score)
+    scores = [run.score for run in runs]
+    return Choice(
+        key=best.record.key,
+        score=best.score,
+        runs=tuple(run.record.key for run in runs),
+        mean=statistics.fmean(scores),
+        std=statistics.stdev(scores) if len(scores) > 1 else None,
+    )

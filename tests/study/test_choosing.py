@@ -1,0 +1,192 @@
+"""What a study ends with: finalists, fresh seeds, teachers and the choice, from its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from study_records import METRICS, votes
+
+from gam_ray.config import StudyConfig, TrialConfig, apply_settings
+from gam_ray.study import results
+from gam_ray.study.choosing import (
+    choose_trial,
+    ended_trials,
+    finalists,
+    fresh_seeds,
+    teachers,
+)
+from gam_ray.study.store import EndRecord, ReportRecord, Role, StudyStore, TrialRecord
+
+MakeConfig = Callable[..., StudyConfig]
+
+
+@dataclass
+class Folder:
+    """A study's folder that tests fill with trials that have ended."""
+
+    config: StudyConfig
+    store: StudyStore = field(init=False)
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.store = StudyStore(self.config.folder)
+        content = {"key": self.config.key(), "config": self.config.to_mapping(), "trials": 9}
+        self.store.write("study", content)
+
+    def add(
+        self,
+        score: float,
+        *,
+        role: Role = "search",
+        weight: float | None = None,
+        seed: int = 0,
+        state: Any = "finished",
+        shift: float = 0.0,
+        oracle: float = 0.5,
+        classes: Sequence[int] = (0, 1, 2, 0),
+    ) -> str:
+        """A trial whose objective is `score`; its key."""
+        trial = self._config_of(role, weight, seed)
+        record = TrialRecord(trial.key(), self.count, role, {"adaptation.weight": weight}, trial)
+        self.count += 1
+        files = self.store.trial(record.key)
+        files.create(record)
+        metrics = {**METRICS, "score/class_ami": score, "guard/class_shift": shift}
+        files.append_report(ReportRecord(40, metrics, 1.0), votes(*classes))
+        files.write_end(EndRecord(state, 40, 2.0, None, {"test": oracle}))
+        return record.key
+
+    def _config_of(self, role: Role, weight: float | None, seed: int) -> TrialConfig:
+        base = self.config.trial
+        if role == "student":
+            student = {"student": {"teachers": ["a"]}, "adaptation.kind": "none"}
+            return apply_settings(base, student)
+        if role in ("no adaptation", "gaussian"):
+            return base.baseline("none" if role == "no adaptation" else "gaussian")
+        settings = {"adaptation.weight": weight or self.count + 1.0, "seed": seed}
+        return apply_settings(base, settings)
+
+    @property
+    def choice(self) -> str:
+        return choose_trial(ended_trials(self.store, self.config.objective)).key
+
+
+@pytest.fixture
+def folder(make_config: MakeConfig) -> Folder:
+    return Folder(make_config(objective={"score": "class_ami", "finalists": 2, "seeds": 3}))
+
+
+def test_finalists_are_the_best_whole_trusted_trials_of_the_search(folder: Folder) -> None:
+    folder.add(0.99, role="no adaptation")
+    folder.add(0.98, state="pruned")
+    folder.add(0.97, shift=0.9)
+    folder.add(0.96, state="failed")
+    third, first, second = folder.add(0.3), folder.add(0.5), folder.add(0.4)
+    found = [each.record.key for each in finalists(folder.store, folder.config.objective)]
+    assert found == [first, second]
+    assert third not in found
+
+
+def test_finalists_stay_the_same_while_they_are_run_again(make_config: MakeConfig) -> None:
+    folder = Folder(make_config(objective={"finalists": 1, "seeds": 3}))
+    first = folder.add(0, weight=1.0, classes=(0, 1, 2, 0))
+    folder.add(0, weight=2.0, classes=(0, 1, 2, 1))
+    folder.add(0, weight=3.0, classes=(0, 1, 0, 0))
+    before = finalists(folder.store, folder.config.objective)
+    assert [each.record.key for each in before] == [first]
+    # Two more votes for the second would make it the consensus.
+    for seed in (1, 2):
+        folder.add(0, role="again", weight=2.0, seed=seed, classes=(0, 1, 2, 1))
+    after = finalists(folder.store, folder.config.objective)
+    assert [each.record.key for each in after] == [first]
+
+
+def test_fresh_seeds_are_new_each_and_the_same_every_time(folder: Folder) -> None:
+    record = folder.store.trial(folder.add(0.5, seed=7)).record()
+    seeds = fresh_seeds(record, 4)
+    assert len({7, *seeds}) == 4
+    assert seeds == fresh_seeds(record, 4)
+    assert seeds[:2] == fresh_seeds(record, 3)
+    assert fresh_seeds(record, 1) == []
+
+
+def test_the_best_mean_over_seeds_wins_and_not_one_lucky_run(folder: Folder) -> None:
+    folder.add(0.1, role="no adaptation")
+    folder.add(0.99, weight=1.0)
+    for seed, score in ((1, 0.2), (2, 0.3)):
+        folder.add(score, role="again", weight=1.0, seed=seed)
+    folder.add(0.6, weight=2.0)
+    best = folder.add(0.7, role="again", weight=2.0, seed=1)
+    folder.add(0.65, role="again", weight=2.0, seed=2, oracle=0.9)
+    choice = choose_trial(ended_trials(folder.store, folder.config.objective))
+    assert choice.key == best
+    assert choice.mean == pytest.approx(0.65)
+    assert choice.std == pytest.approx(0.05)
+    assert len(choice.runs) == 3
+    told = results.best(folder.store)["seeds"]
+    oracle = [0.5, 0.5, 0.9]
+    assert told["oracle"]["test"]["mean"] == pytest.approx(np.mean(oracle))
+    assert told["oracle"]["test"]["std"] == pytest.approx(np.std(oracle, ddof=1))
+
+
+def test_a_setting_that_was_not_run_again_cannot_win_where_others_were(folder: Folder) -> None:
+    folder.add(0.9, weight=1.0)
+    folder.add(0.5, weight=2.0)
+    again = folder.add(0.6, role="again", weight=2.0, seed=1)
+    assert folder.choice == again
+
+
+def test_without_further_seeds_the_best_run_wins(folder: Folder) -> None:
+    folder.add(0.1, role="no adaptation")
+    best = folder.add(0.9, weight=1.0)
+    folder.add(0.5, weight=2.0)
+    assert folder.choice == best
+
+
+@pytest.mark.parametrize(("scores", "adapts"), [((0.5, 0.9), False), ((0.68, 0.72), True)])
+def test_what_is_not_better_by_more_than_its_spread_is_not_adapted(
+    folder: Folder, scores: tuple[float, float], adapts: bool
+) -> None:
+    none = folder.add(0.6, role="no adaptation")
+    folder.add(scores[0], weight=1.0)
+    folder.add(scores[1], role="again", weight=1.0, seed=1)
+    assert (folder.choice != none) == adapts
+    assert results.best(folder.store)["adapt"] == adapts
+
+
+def test_the_source_network_wins_a_tie(folder: Folder) -> None:
+    none = folder.add(0.6, role="no adaptation")
+    folder.add(0.6, weight=1.0)
+    assert folder.choice == none
+
+
+def test_a_student_may_win_on_one_run_and_has_no_vote(make_config: MakeConfig) -> None:
+    folder = Folder(make_config(objective={"finalists": 1, "seeds": 2}))
+    folder.add(0, role="no adaptation", classes=(2, 2, 2, 2))
+    folder.add(0, weight=1.0, classes=(0, 1, 2, 1))
+    folder.add(0, role="again", weight=1.0, seed=1, classes=(0, 1, 1, 0))
+    folder.add(0, weight=2.0, classes=(0, 1, 2, 0))
+    student = folder.add(0, role="student", classes=(0, 1, 2, 0))
+    assert folder.choice == student
+    (found,) = (
+        t for t in ended_trials(folder.store, folder.config.objective) if t.record.key == student
+    )
+    # The others' votes are 0, 1, 2, 0; with the student's it would be the same, without theirs not.
+    assert found.score == 1.0
+
+
+def test_teachers_are_the_best_trusted_settings_one_run_of_each(folder: Folder) -> None:
+    none = folder.add(0.2, role="no adaptation")
+    first = folder.add(0.8, weight=1.0)
+    folder.add(0.7, role="again", weight=1.0, seed=1)
+    second = folder.add(0.6, weight=2.0, state="pruned")
+    folder.add(0.95, weight=3.0, shift=0.9)
+    objective = folder.config.objective
+    assert teachers(folder.store, objective, 6) == (first, second, none)
+    assert teachers(folder.store, objective, 1) == (first,)
+    folder.add(0.99, role="student")
+    assert teachers(folder.store, objective, 6) == (first, second, none)
