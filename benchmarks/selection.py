@@ -43,9 +43,9 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 DIGITS = {
     "pretraining": {"steps": 2000, "batch_size": 64},
-    "steps": 500,
+    "steps": 450,
     "batch_size": 64,
-    "report_every": 100,
+    "report_every": 150,
 }
 LENGTHS: dict[str, dict[str, Any]] = {
     "streets": {

@@ -20,6 +20,8 @@ from gam_ray.study.study import Study
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 TRIALS = 5
+# Two baselines, one finalist again, one student.
+ALL = TRIALS + 4
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,8 @@ def settings(storage: Path, name: str, **changes: Any) -> StudyConfig:
             "adaptation.adversary": {"choice": ["gan", "lsgan"]},
         },
         "search": {"trials": TRIALS, "seed": 3},
+        "objective": {"finalists": 1, "seeds": 2},
+        "student": {"teachers": 3, "steps": 10, "batch_size": 16},
         "schedule": {"kind": "asha", "min_steps": 10, "reduction_factor": 2},
         "resources": {"workers": 2, "cpus_per_worker": 0.5},
         "storage": str(storage),
@@ -103,12 +107,28 @@ def test_a_killed_worker_loses_no_trial(
     store, _, killer = disturbed
     assert killer.killed is not None
     counts = results.status(store)["trials"]
-    assert counts["finished"] + counts["pruned"] == TRIALS + 2
+    assert counts["finished"] + counts["pruned"] == ALL
     assert counts["failed"] == counts["running"] == counts["planned"] == 0
     for files in store.trials():
         steps = [report.step for report in files.reports()]
         assert steps == sorted(set(steps))
         assert steps[-1] == files.end().step
+
+
+def test_a_finalist_runs_again_and_the_best_teach_a_student(
+    disturbed: tuple[StudyStore, dict[str, Any], KillOneWorker],
+) -> None:
+    *_, again, student = (files.record() for files in disturbed[0].trials())
+    assert [again.role, student.role] == ["again", "student"]
+    first = next(
+        record
+        for files in disturbed[0].trials()
+        if (record := files.record()).settings.items() < again.settings.items()
+        and record.role == "search"
+    )
+    assert first.config.seed != again.config.seed
+    assert first.config.model_copy(update={"seed": again.config.seed}) == again.config
+    assert len(student.config.student.teachers) == 3
 
 
 def test_best_and_status_keep_their_contract(
@@ -119,7 +139,8 @@ def test_best_and_status_keep_their_contract(
         "study", "trial", "config", "score", "oracle", "no_adaptation", "checkpoint",
         "mlflow_run_id",
     }  # fmt: skip
-    assert set(choice["score"]) == {"name", "value"}
+    assert set(choice["score"]) == {"name", "value", "percentile"}
+    assert set(choice["seeds"]) == {"runs", "mean", "std", "oracle"}
     assert set(choice["no_adaptation"]) == {"score", "oracle"}
     assert Path(choice["checkpoint"]).is_file()
     assert json.loads(json.dumps(choice)) == choice
@@ -139,14 +160,14 @@ def test_mlflow_holds_one_parent_and_one_child_a_trial(
         def rows(query: str) -> list[tuple[Any, ...]]:
             return database.execute(query).fetchall()
 
-        assert rows("select count(*) from runs") == [(TRIALS + 3,)]
-        assert rows("select count(*) from tags where key = 'mlflow.parentRunId'") == [(TRIALS + 2,)]
+        assert rows("select count(*) from runs") == [(ALL + 1,)]
+        assert rows("select count(*) from tags where key = 'mlflow.parentRunId'") == [(ALL,)]
         assert rows("select count(*) from runs where status not in ('FINISHED', 'KILLED')") == [
             (0,)
         ]
         assert rows(
             "select count(distinct run_uuid) from params where key='adaptation.weight'"
-        ) == [(TRIALS,)]
+        ) == [(TRIALS + 1,)]
         reports = sum(len(files.reports()) for files in store.trials())
         # Every report once, and the choice's on the study's own run.
         assert rows("select count(*) from metrics where key = 'score/ensv'") == [(reports + 1,)]
@@ -182,5 +203,5 @@ def test_the_same_seed_gives_the_same_study(storage: Path) -> None:
         study.run()
         stores.append(study.store)
     first, second = (proposals(store) for store in stores)
-    assert len(first) == TRIALS + 2
+    assert len(first) == ALL
     assert first == second
