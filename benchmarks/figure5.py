@@ -18,6 +18,7 @@ from table1 import ADAPTATIONS
 from tables import Curve, Row, parser, stamp
 
 from gam_ray.config import TrialConfig
+from gam_ray.training.reports import Verdict
 
 PICTURE = Path("docs") / "figure5.png"
 METHODS = ("output only", "output only + drift")
@@ -63,7 +64,7 @@ def curve(config: TrialConfig, folder: Path, data_root: Path | None) -> dict[str
     names = tuple("0123456789")
 
     class Looking(Curve):
-        def report(self, report: Any) -> bool:
+        def report(self, report: Any) -> Verdict:
             accuracy = quality(load_adapted(config, report.checkpoint, device), test, names)[""]
             with file.open("a") as lines:
                 lines.write(json.dumps({"step": report.step, "test": 100 * accuracy}) + "\n")

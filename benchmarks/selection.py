@@ -144,7 +144,7 @@ def run(config: TrialConfig, folder: Path, data_root: Path | None) -> list[dict[
 
     from gam_ray.training.data import load_target_labels, load_task
     from gam_ray.training.evaluation import quality
-    from gam_ray.training.reports import DivergedError, Report
+    from gam_ray.training.reports import DivergedError, Report, Verdict
     from gam_ray.training.trial import Place, load_adapted, run_trial
 
     here = (folder / "selection" / config.key()).absolute()
@@ -159,7 +159,7 @@ def run(config: TrialConfig, folder: Path, data_root: Path | None) -> list[dict[
     reports: dict[int, dict[str, Any]] = {}
 
     class Keeper:
-        def report(self, report: Report) -> bool:
+        def report(self, report: Report) -> Verdict:
             right = quality(load_adapted(config, report.checkpoint, device), test, names)[""]
             file = here / f"predictions-{report.step}.npy"
             np.save(file, report.predictions.astype(np.float16))
@@ -171,7 +171,7 @@ def run(config: TrialConfig, folder: Path, data_root: Path | None) -> list[dict[
                 "metrics": report.metrics,
                 "is_source": config.adaptation.kind == "none" and not config.student,
             }
-            return True
+            return Verdict(go_on=True)
 
         def progress(self, stage: str, done: int, total: int) -> None:
             pass

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_ray.config import TrialConfig
+from gam_ray.training.reports import Verdict
 
 FOLDER = Path("benchmarks") / "runs"
 
@@ -135,13 +136,13 @@ class Curve:
         self._file = folder / "reports.jsonl"
         self.metrics: dict[str, float] = {}
 
-    def report(self, report: Any) -> bool:
+    def report(self, report: Any) -> Verdict:
         """Keep it; always go on."""
         self.metrics = report.metrics
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.open("a") as lines:
             lines.write(json.dumps({"step": report.step, **report.metrics}) + "\n")
-        return True
+        return Verdict(go_on=True)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Nothing: the table tells of whole trials."""

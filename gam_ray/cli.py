@@ -70,7 +70,7 @@ def run(
         from gam_ray.study.study import Study
 
         loaded = Study.load(study, data_root=data_root)
-        with ProgressDisplay(err, planned=loaded.config.search.trials + 2) as display:
+        with ProgressDisplay(err, planned=loaded.config.planned_trials) as display:
             choice = loaded.run(address=address, listener=display)
         _print_choice(loaded.store, choice, as_json=as_json)
 
@@ -244,10 +244,12 @@ def _print_choice(store: StudyStore, choice: dict[str, Any], *, as_json: bool) -
         _print_json(choice)
         return
     out.print(_choice_table(choice))
-    if choice["trial"]["role"] == "no adaptation":
+    if not choice["adapt"]:
         out.print(
             "No trial that can be trusted scores higher than the source network: do not adapt."
         )
+    for line in _how_far_to_trust(choice):
+        out.print(line, highlight=False, soft_wrap=True)
     for each in choice["distrusted"]:
         out.print(f"left out    {each['name']}: {'; '.join(each['causes'])}", highlight=False)
     out.print(f"checkpoint  {choice['checkpoint']}", soft_wrap=True, highlight=False)
@@ -257,9 +259,12 @@ def _print_choice(store: StudyStore, choice: dict[str, Any], *, as_json: bool) -
 
 def _choice_table(choice: dict[str, Any]) -> Table:
     score, before = choice["score"], choice["no_adaptation"]
-    table = Table(title=f"{choice['study']}: chosen without target labels", title_justify="left")
+    by_oracle = choice["by_oracle"]
+    how = "BY TARGET LABELS (score: oracle)" if by_oracle else "without target labels"
+    table = Table(title=f"{choice['study']}: chosen {how}", title_justify="left")
     table.add_column("trial")
-    table.add_column(f"{score['name']} (label-free)", justify="right")
+    kind = "TARGET LABELS" if by_oracle else "label-free"
+    table.add_column(f"{score['name']} ({kind})", justify="right")
     table.add_column("oracle: target test accuracy %", justify="right")
     rows = [("no adaptation", before["score"], before["oracle"])]
     rows.append((f"chosen: {choice['trial']['name']}", score["value"], choice["oracle"]))
@@ -267,6 +272,31 @@ def _choice_table(choice: dict[str, Any]) -> Table:
         shown = "-" if value is None else f"{value:.3f}"
         table.add_row(name, shown, _percent((oracle or {}).get("test")))
     return table
+
+
+def _how_far_to_trust(choice: dict[str, Any]) -> list[str]:
+    """What is known of the choice: its rank, its spread, the score's record, the regret."""
+    score, seeds, known = choice["score"], choice["seeds"], choice["reliability"]
+    lines = [f"rank        scores higher than {score['percentile']:.0f} % of the trusted trials"]
+    if seeds["std"] is not None:
+        oracle = (seeds["oracle"] or {}).get("test")
+        labels = f"; oracle {_spread(oracle, 100, 1)} %" if oracle else ""
+        runs = len(seeds["runs"])
+        lines.append(f"seeds       {_spread(seeds, 1, 3)} over {runs} runs of its settings{labels}")
+    if known:
+        lines.append(
+            f"reliability on {known['tasks']:.0f} tasks with known labels its choice was "
+            f"{known['mean_regret']:.1f} points below the best trial, at worst "
+            f"{known['worst_regret']:.1f}"
+        )
+    if choice["regret"] and "test" in choice["regret"]:
+        points = 100 * choice["regret"]["test"]
+        lines.append(f"regret      {points:.1f} points below this study's best trial by the oracle")
+    return lines
+
+
+def _spread(figure: dict[str, Any], scale: float, digits: int) -> str:
+    return f"{scale * figure['mean']:.{digits}f} ± {scale * figure['std']:.{digits}f}"
 
 
 def _shown(folder: Path) -> str:

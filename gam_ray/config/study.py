@@ -26,26 +26,33 @@ class SearchConfig(ConfigModel):
     """Seed of the proposals and, by derivation, of every trial."""
 
 
-class ObjectiveConfig(ConfigModel):
-    """What the search maximises and what chooses; none of them sees a target label."""
+ScoreName = Literal[
+    "ensv",
+    "entropy",
+    "information_maximisation",
+    "bnm",
+    "corr_c",
+    "snd",
+    "class_ami",
+    "v_measure",
+    "mixval",
+    "source_accuracy",
+    "iwcv",
+    "dev",
+    "transfer_score",
+    "oracle",
+]
 
-    score: Literal[
-        "ensv",
-        "entropy",
-        "information_maximisation",
-        "bnm",
-        "corr_c",
-        "snd",
-        "class_ami",
-        "v_measure",
-        "mixval",
-        "source_accuracy",
-        "iwcv",
-        "dev",
-        "transfer_score",
-    ] = "ensv"
-    """``ensv``: agreement with the consensus of the study's trials. The others are of one model
-    alone; `gam_ray.selection.scores` says what each is. All are logged, and higher is better."""
+
+class ObjectiveConfig(ConfigModel):
+    """What the search maximises and what chooses; none but ``oracle`` sees a target label."""
+
+    score: tuple[ScoreName, ...] = ("ensv",)
+    """One score, or a list of several: then the mean of a trial's ranks by each of them.
+    ``ensv``: agreement with the consensus of the study's trials. The others are of one model
+    alone; `gam_ray.selection.scores` says what each is. All are logged, and higher is better.
+    ``oracle`` chooses by the target's test labels, for comparison alone, and every output
+    says so."""
     label_shift: Annotated[float, Field(ge=0, le=1)] = 0.65
     """How far the predicted classes' shares on the target may be from the labels' on the source:
     half the sum of the absolute differences. A trial further away has collapsed, cannot win and has
@@ -54,6 +61,43 @@ class ObjectiveConfig(ConfigModel):
     """The best trials of the search are run again on fresh seeds before the choice."""
     seeds: Count = 3
     """Runs of each finalist in all, one a seed; 1 for no further ones."""
+    patience: Count | None = None
+    """A trial ends after so many reports without a better one; by default it does all its
+    steps. Its best report's checkpoint is the one that counts, either way."""
+
+    @field_validator("score", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        if isinstance(value, str):
+            return (value,)
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("score")
+    @classmethod
+    def _scores_go_together(cls, value: tuple[ScoreName, ...]) -> tuple[ScoreName, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"score takes one or several, all distinct, but got {list(value)}")
+        if "oracle" in value and len(value) > 1:
+            raise ValueError(
+                f"oracle cannot be mixed with label-free scores, but got {', '.join(value)}"
+            )
+        return value
+
+    @property
+    def metric(self) -> str:
+        """Name of the objective among a report's scores."""
+        return self.score[0] if len(self.score) == 1 else "mean_rank"
+
+    @property
+    def name(self) -> str:
+        """As people see it: the score's name, or ``mean_rank(ensv, class_ami)``."""
+        scores = ", ".join(self.score)
+        return scores if len(self.score) == 1 else f"{self.metric}({scores})"
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether the study chooses by target labels."""
+        return "oracle" in self.score
 
 
 class ConsensusStudentConfig(DistillationConfig):

@@ -49,13 +49,20 @@ class Overview:
 
     Attributes:
         title: Such as ``mnist → usps``.
-        score: Name of the label-free score.
+        score: Name of the score that chose.
+        by_oracle: Whether it looked at target labels; the picture then says so.
         trials: In the order of submission.
     """
 
     title: str
     score: str
+    by_oracle: bool
     trials: tuple[TrialCurve, ...]
+
+    @property
+    def score_label(self) -> str:
+        """The score, and whether it knows labels."""
+        return f"{self.score} ({'TARGET LABELS' if self.by_oracle else 'label-free'})"
 
 
 def draw_overview(overview: Overview, file: Path) -> None:
@@ -91,14 +98,14 @@ def _draw_curves(axes: Axes, overview: Overview) -> None:
             marker="o",
             markersize=3,
         )
-    axes.set(xlabel="adaptation step", ylabel=f"{overview.score} (label-free)")
+    axes.set(xlabel="adaptation step", ylabel=overview.score_label)
     axes.set_title("what the search saw", fontsize="medium")
     axes.grid(alpha=0.3)
 
 
 def _draw_scatter(axes: Axes, overview: Overview) -> None:
     axes.set_title("what target labels say afterwards", fontsize="medium")
-    axes.set(xlabel=f"final {overview.score} (label-free)", ylabel="oracle: test accuracy %")
+    axes.set(xlabel=f"final {overview.score_label}", ylabel="oracle: test accuracy %")
     shown = [t for t in overview.trials if t.oracle is not None and t.final_score is not None]
     if not shown:
         axes.text(0.5, 0.5, "no target labels", ha="center", transform=axes.transAxes)

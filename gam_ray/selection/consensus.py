@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 
 Probabilities = NDArray[np.floating]
 
+# Of fewer other models the consensus says little of a model's own checkpoints: the first adapted
+# ones of a study would be held against the networks that were not adapted.
+LEAST_OTHERS = 5
+
 
 class Crowd:
     """The predictions of a study's models on the held-out target, one vote a model.
@@ -72,10 +76,34 @@ class Crowd:
         Raises:
             KeyError: If `name` is no member.
         """
-        own = self._members[name].argmax(1)
+        own = self._members[name]
         assert self._total is not None
         total = self._total if self._voters else sum(self._members.values())
-        return float((own == np.asarray(total).argmax(1)).mean())
+        return _share_alike(own, np.asarray(total))
+
+    def agreement_with_others(self, name: str, probabilities: Probabilities | None = None) -> float:
+        """Share in [0, 1] of images where a model predicts what the others' consensus does.
+
+        By it, checkpoints of one model compare: its own vote is in neither scale. Where fewer
+        than `LEAST_OTHERS` others have a vote, 1 for all.
+
+        Args:
+            name: The model.
+            probabilities: What it says; by default the predictions that it has here.
+
+        Raises:
+            KeyError: If `name` is no member.
+        """
+        voted = self._members[name]
+        if len(self._voters - {name}) < LEAST_OTHERS:
+            return 1.0
+        assert self._total is not None
+        others = self._total - voted if name in self._voters else self._total
+        return _share_alike(voted if probabilities is None else probabilities, others)
+
+
+def _share_alike(own: Probabilities, total: Probabilities) -> float:
+    return float((own.argmax(1) == total.argmax(1)).mean())
 
 
 def agreements(

@@ -26,6 +26,14 @@ class OracleReading:
         """The main figure of `split` as text such as ``"71.4"``, for a column named oracle."""
         return f"{100 * self.figures[split]:.1f}"
 
+    def as_requested_score(self) -> float:
+        """The main figure of the test split, or of the only one, as a number to choose by.
+
+        For a study whose file says ``score: oracle``, which then says so in all it shows.
+        """
+        split = "test" if "test" in self.figures else next(iter(self.figures))
+        return self.figures[split]
+
     def to_mapping(self) -> dict[str, float]:
         """Name → figure, for storage."""
         return dict(self.figures)

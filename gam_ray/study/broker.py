@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gam_ray.config import StudentConfig, StudyConfig, TrialConfig, apply_settings
-from gam_ray.selection.consensus import Crowd
+from gam_ray.selection.standings import ENSV, MEAN_RANK, Standings
 from gam_ray.study.store import (
     EndRecord,
     EndState,
@@ -40,6 +40,7 @@ from gam_ray.tracking import (
     TrialEnded,
     TrialStarted,
 )
+from gam_ray.training.reports import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,10 @@ class Event:
 
 @dataclass
 class _Trial:
-    """A trial in the broker's hands."""
+    """A trial in the broker's hands.
+
+    `distrust` is of the report that is kept; `idle_reports` came after it, and were no better.
+    """
 
     record: TrialRecord
     files: TrialFiles
@@ -101,6 +105,8 @@ class _Trial:
     decisions: dict[int, bool] = field(default_factory=dict)
     stopped: bool = False
     distrust: tuple[str, ...] = ()
+    kept: ReportRecord | None = None
+    idle_reports: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -127,7 +133,7 @@ class Broker:
         self._queue = TrackingQueue(self._store.tracking)
         self._trials: dict[str, _Trial] = {}
         self._waiting: list[str] = []
-        self._crowd = Crowd()
+        self._standings = Standings(config.objective.score)
         self._changed = asyncio.Condition()
         self._closed: str | None = None
         self._lane_seen: dict[str, float] = {}
@@ -244,22 +250,23 @@ class Broker:
         step: int,
         metrics: dict[str, float],
         predictions: NDArray[np.float32],
-    ) -> bool:
-        """Store a report, score it, and answer whether the trial goes on.
+    ) -> Verdict:
+        """Store a report, score it, and answer whether the trial goes on and keeps it.
 
         A report whose step is known (its worker died after sending it) changes nothing.
         """
         self._lane_seen[lane] = time.monotonic()
         trial = self._trials[key]
         if trial.is_over:
-            return False
+            return Verdict(go_on=False, keep=False)
         if step not in trial.steps_seen:
             self._count(trial, step, metrics, predictions)
             await self._notify()
-        last = step >= trial.record.config.last_step
+        last = self._is_last(trial, step)
         if step in self._rungs and not last and trial.record.role == "search":
             await self._wait_for(lambda: step in trial.decisions, DECISION_TIMEOUT_S)
-        return not trial.stopped
+        assert trial.kept is not None
+        return Verdict(go_on=not (last or trial.stopped), keep=trial.kept.step == step)
 
     async def progress(self, lane: str, stage: str, done: int, total: int) -> None:
         """A lane's sign of life."""
@@ -274,7 +281,7 @@ class Broker:
         trial = self._trials[key]
         if trial.is_over:
             return
-        pruned = step < trial.record.config.last_step
+        pruned = not self._is_last(trial, step)
         seconds = time.time() - trial.started
         self._end(trial, EndRecord("pruned" if pruned else "finished", step, seconds, None, oracle))
         await self._notify()
@@ -303,12 +310,15 @@ class Broker:
         record, end = files.record(), files.end()
         trial = _Trial(record, files, state=end.state if end else "planned")
         for report in files.reports():
-            trial.steps_seen.add(report.step)
-            trial.distrust = self._distrust(trial, report.metrics)
-            trial.events.append(self._report_event(trial, report.step, report.metrics))
+            self._take(trial, report)
+            trial.events.append(
+                self._report_event(trial, report.step, report.metrics[self._metric])
+            )
         predictions = files.predictions()
-        if predictions is not None:
-            self._crowd.vote(record.key, predictions, trusted=trial.has_vote)
+        if trial.kept is not None and predictions is not None:
+            self._standings.put(
+                record.key, trial.kept.metrics, predictions, has_vote=trial.has_vote
+            )
         if end:
             trial.events.append(_end_event(trial, end))
         self._trials[record.key] = trial
@@ -328,24 +338,59 @@ class Broker:
         metrics: dict[str, float],
         predictions: NDArray[np.float32],
     ) -> None:
-        key = trial.record.key
-        trial.distrust = self._distrust(trial, metrics)
-        self._crowd.vote(key, predictions, trusted=trial.has_vote)
-        metrics = {**metrics, "score/ensv": self._crowd.agreement(key)}
-        report = ReportRecord(step=step, metrics=metrics, time=time.time())
+        key, before, kept = trial.record.key, trial.files.predictions(), trial.kept
+        keep = self._is_no_worse(trial, metrics, predictions)
+        has_vote = trial.record.has_vote and not self._distrust(trial, metrics)
+        self._standings.put(key, metrics, predictions, has_vote=has_vote)
+        metrics = {**metrics, f"score/{ENSV}": self._standings.agreement(key)}
+        if self._metric == f"score/{MEAN_RANK}":
+            metrics[self._metric] = self._standings.value(key)
+        report = ReportRecord(step=step, metrics=metrics, time=time.time(), kept=keep)
         trial.files.append_report(report, predictions)
-        trial.steps_seen.add(step)
+        self._take(trial, report)
+        if not keep:
+            assert kept is not None
+            assert before is not None
+            self._standings.put(key, kept.metrics, before, has_vote=trial.has_vote)
         self._queue.append(MetricsReported(key, step, metrics, int(report.time * 1000)))
-        trial.events.append(self._report_event(trial, step, metrics))
+        trial.events.append(self._report_event(trial, step, self._standings.value(key)))
+
+    def _is_no_worse(
+        self, trial: _Trial, metrics: dict[str, float], predictions: NDArray[np.float32]
+    ) -> bool:
+        """Whether a report is to be kept: it is trusted rather than the one before, or as good."""
+        if trial.kept is None:
+            return True
+        trusted, was_trusted = not self._distrust(trial, metrics), not trial.distrust
+        if trusted != was_trusted:
+            return trusted
+        return self._standings.is_no_worse(trial.record.key, metrics, predictions)
+
+    def _take(self, trial: _Trial, report: ReportRecord) -> None:
+        """Remember a report that is on storage."""
+        trial.steps_seen.add(report.step)
+        trial.idle_reports += 1
+        if report.kept:
+            trial.kept, trial.idle_reports = report, 0
+            trial.distrust = self._distrust(trial, report.metrics)
+
+    def _is_last(self, trial: _Trial, step: int) -> bool:
+        """Whether a trial is over after its report of `step`, the newest: all done, or idle."""
+        patience = self._config.objective.patience
+        idle = patience is not None and trial.idle_reports >= patience
+        return idle or step >= trial.record.config.last_step
+
+    @property
+    def _metric(self) -> str:
+        return f"score/{self._config.objective.metric}"
 
     def _distrust(self, trial: _Trial, metrics: dict[str, float]) -> tuple[str, ...]:
         return distrust(trial.record, metrics, label_shift=self._config.objective.label_shift)
 
-    def _report_event(self, trial: _Trial, step: int, metrics: dict[str, float]) -> Event:
-        score = metrics[f"score/{self._config.objective.score}"]
+    def _report_event(self, trial: _Trial, step: int, score: float) -> Event:
         if trial.distrust:
             score = UNTRUSTED_SCORE
-        return Event("report", step, score, last=step >= trial.record.config.last_step)
+        return Event("report", step, score, last=self._is_last(trial, step))
 
     def _end(self, trial: _Trial, end: EndRecord) -> None:
         trial.files.write_end(end)
@@ -369,9 +414,7 @@ class Broker:
         """The objective's value of a trial against today's crowd."""
         if trial.distrust:
             return UNTRUSTED_SCORE
-        if self._config.objective.score == "ensv" and trial.record.key in self._crowd:
-            return self._crowd.agreement(trial.record.key)
-        return trial.events[-1].score
+        return self._standings.value(trial.record.key)
 
     async def _check_lanes(self) -> None:
         """Close the study if no lane has given a sign of life for too long."""
@@ -423,7 +466,7 @@ def _started(record: TrialRecord, config: StudyConfig) -> TrialStarted:
     params |= {"steps": record.config.last_step, "batch_size": record.config.batch_size}
     tags = {
         "gam_ray.role": record.role,
-        "gam_ray.objective": config.objective.score,
+        "gam_ray.objective": config.objective.name,
         "gam_ray.task": f"{record.config.task.source} → {record.config.task.target}",
     }
     return TrialStarted(record.key, record.name, params, tags, int(time.time() * 1000))
@@ -452,7 +495,7 @@ def _ended(
         events.append(TagsSet(key, {"gam_ray.error": end.error}))
     else:
         events.append(TagsSet(key, {"gam_ray.guard": "; ".join(trial.distrust) or "ok"}))
-    files = (trial.files.folder / "trial.json", trial.files.checkpoint)
+    files = (trial.files.folder / "trial.json", trial.files.adapted)
     events += [ArtifactReady(key, str(file)) for file in files if file.exists()]
     events.append(TrialEnded(key, RUN_STATUS[end.state], now))
     return events

@@ -1,18 +1,17 @@
 """What a study ends with: final scores, finalists on fresh seeds, teachers of a student, a choice.
 
-No target label is looked at.
+No target label is looked at, unless the objective is the oracle, by request.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gam_ray.config import ObjectiveConfig, derive_seed
 from gam_ray.selection.choice import Candidate, choose, unless_no_better
-from gam_ray.selection.consensus import agreements
-from gam_ray.study.store import ROLES, Role, StudyStore, TrialFiles, TrialRecord
+from gam_ray.selection.standings import Standings
+from gam_ray.study.store import ROLES, Role, StudyStore, TrialRecord
 from gam_ray.study.trust import distrust
 
 SEARCHED: tuple[Role, ...] = ("no adaptation", "gaussian", "search")
@@ -65,37 +64,24 @@ def ended_trials(
 ) -> list[Ended]:
     """Every trial of these roles that ended in order, with its final score, by number.
 
-    For ``ensv`` the consensus is taken anew, of the newest predictions of all these trials that
-    the guard trusts and that are no student; other scores are those of the newest report.
+    Of each trial the report that was kept counts. The consensus, and ranks, are taken anew, of
+    all these trials; those that the guard distrusts, and students, have no vote.
     """
-    found = []
+    found: list[tuple[TrialRecord, tuple[str, ...], bool]] = []
+    standings = Standings(objective.score)
     for files in store.trials():
         end, record = files.end(), files.record()
-        if end and end.state != "failed" and record.role in roles:
-            found.append((files, record, files.reports()[-1].metrics, end.state))
-    causes = {
-        record.key: distrust(record, metrics, label_shift=objective.label_shift)
-        for _, record, metrics, _ in found
-    }
-    if objective.score == "ensv":
-        scores = _agreements({record.key: files for files, record, _, _ in found}, causes)
-    else:
-        scores = {
-            record.key: metrics[f"score/{objective.score}"] for _, record, metrics, _ in found
-        }
-    return [
-        Ended(record, scores[record.key], causes[record.key], state == "finished")
-        for _, record, _, state in found
-    ]
-
-
-def _agreements(
-    trials: Mapping[str, TrialFiles], causes: Mapping[str, tuple[str, ...]]
-) -> dict[str, float]:
-    predictions = {key: files.predictions() for key, files in trials.items()}
-    mute = {key for key, files in trials.items() if causes[key] or not files.record().has_vote}
-    voted = {key: p for key, p in predictions.items() if p is not None}
-    return agreements(voted, untrusted=mute)
+        if not end or end.state == "failed" or record.role not in roles:
+            continue
+        kept, predictions = files.kept(), files.predictions()
+        assert kept is not None
+        assert predictions is not None
+        causes = distrust(record, kept.metrics, label_shift=objective.label_shift)
+        has_vote = record.has_vote and not causes
+        standings.put(record.key, kept.metrics, predictions, has_vote=has_vote)
+        found.append((record, causes, end.state == "finished"))
+    scores = standings.values()
+    return [Ended(record, scores[record.key], causes, whole) for record, causes, whole in found]
 
 
 def finalists(store: StudyStore, objective: ObjectiveConfig) -> list[Ended]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from gam_ray.config import StudyConfig
 from gam_ray.study.plan import Plan
-from gam_ray.training.reports import DivergedError, Report
+from gam_ray.training.reports import DivergedError, Report, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class LaneSettings:
         sources: Folder of source networks.
         data_root: Folder of data sets, None for the default.
         threads: Of each worker.
+        oracle: Whether the study chooses by target labels, because its file asks for it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class LaneSettings:
     sources: Path
     data_root: Path | None
     threads: int
+    oracle: bool
 
 
 class _BrokerReporter:
@@ -53,13 +55,16 @@ class _BrokerReporter:
         self._key = key
         self._last_progress = 0.0
 
-    def report(self, report: Report) -> bool:
-        """Wait until the report is on storage; True to go on."""
+    def report(self, report: Report) -> Verdict:
+        """Wait until the report is on storage, and for the answer."""
         import ray
 
-        verdict: bool = ray.get(
+        metrics = report.metrics
+        if report.oracle:
+            metrics = {**metrics, "score/oracle": report.oracle.as_requested_score()}
+        verdict: Verdict = ray.get(
             self._broker.report.remote(
-                self._lane, self._key, report.step, report.metrics, report.predictions
+                self._lane, self._key, report.step, metrics, report.predictions
             )
         )
         return verdict
@@ -108,7 +113,12 @@ def _run_assignment(settings: LaneSettings, assignment: Any, device: Any, *, alo
     broker, lane, key = settings.broker, settings.name, assignment.key
     place = Place(assignment.folder, settings.sources, settings.data_root, device)
     try:
-        outcome = run_trial(assignment.config, place, _BrokerReporter(settings, key))
+        outcome = run_trial(
+            assignment.config,
+            place,
+            _BrokerReporter(settings, key),
+            oracle_at_reports=settings.oracle,
+        )
     except (ValueError, DataMissingError, DivergedError) as error:
         if rank() == 0:
             ray.get(broker.fail.remote(lane, key, _cause(error), final=True))

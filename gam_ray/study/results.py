@@ -27,12 +27,15 @@ def best(store: StudyStore) -> dict[str, Any]:
     """The choice of a study so far, as a contract for scripts.
 
     Returns:
-        ``study``, ``state``, ``adapt`` (False: the answer is "do not adapt"), ``trial`` {key,
-        number, name, role, steps}, ``config``, ``settings``, ``score`` {name, value,
+        ``study``, ``state``, ``adapt`` (False: the answer is "do not adapt"), ``by_oracle``
+        (whether target labels chose, because the study's file asks for it), ``trial`` {key,
+        number, name, role, steps, kept_step: of the report that counts}, ``config``,
+        ``settings``, ``score`` {name, metric: its name among a report's scores, value,
         percentile: share of the trusted trials in % that score lower}, ``seeds`` {runs: [keys],
         mean, std or None, oracle: {split: {mean, std or None}} or None} of its setting,
         ``reliability`` of the score on tasks where labels are known, or None,
-        ``oracle`` {split: accuracy in [0, 1]} or None, ``no_adaptation`` {score, oracle},
+        ``oracle`` {split: accuracy in [0, 1]} or None, ``regret`` {split: how much better the
+        study's best trial by the oracle is, in [0, 1]} or None, ``no_adaptation`` {score, oracle},
         ``distrusted`` [{trial, name, causes}], ``checkpoint``, ``mlflow_run_id`` or None.
 
     Raises:
@@ -44,23 +47,27 @@ def best(store: StudyStore) -> dict[str, Any]:
         raise ValueError(f"no trial of {config['name']} has ended in order yet")
     choice = choose_trial(trials)
     files = store.trial(choice.key)
-    record, end = files.record(), files.end()
+    record, end, kept = files.record(), files.end(), files.kept()
     assert end is not None
+    assert kept is not None
     return {
         "study": config["name"],
         "state": status(store)["state"],
         "adapt": record.role != "no adaptation",
+        "by_oracle": objective.is_oracle,
         "trial": {
             "key": record.key,
             "number": record.number,
             "name": record.name,
             "role": record.role,
             "steps": end.step,
+            "kept_step": kept.step,
         },
         "config": record.config.to_mapping(),
         "settings": record.settings,
         "score": {
-            "name": objective.score,
+            "name": objective.name,
+            "metric": objective.metric,
             "value": choice.score,
             "percentile": _percentile(choice.score, trials),
         },
@@ -70,15 +77,16 @@ def best(store: StudyStore) -> dict[str, Any]:
             "std": choice.std,
             "oracle": _oracle_over(store, choice),
         },
-        "reliability": reliability(objective.score),
+        "reliability": reliability(objective.name),
         "oracle": end.oracle,
+        "regret": _regret(store, end),
         "no_adaptation": _no_adaptation(store, trials),
         "distrusted": [
             {"trial": trial.record.key, "name": trial.record.name, "causes": list(trial.causes)}
             for trial in trials
             if trial.causes
         ],
-        "checkpoint": str(files.checkpoint),
+        "checkpoint": str(files.adapted),
         "mlflow_run_id": read_run_ids(store.tracking).get(record.key),
     }
 
@@ -86,6 +94,19 @@ def best(store: StudyStore) -> dict[str, Any]:
 def _percentile(score: float, trials: list[Ended]) -> float:
     trusted = [trial.score for trial in trials if not trial.causes]
     return 100 * sum(each < score for each in trusted) / len(trusted)
+
+
+def _regret(store: StudyStore, chosen: EndRecord) -> dict[str, float] | None:
+    """Target split → the best reading of all trials less the chosen one's. Shown, never used."""
+    if not chosen.oracle:
+        return None
+    ends = [files.end() for files in store.trials()]
+    readings = [end.oracle for end in ends if end and end.oracle]
+    splits = [split for split in chosen.oracle if "/" not in split]
+    return {
+        split: max(reading[split] for reading in readings) - chosen.oracle[split]
+        for split in splits
+    }
 
 
 def _oracle_over(store: StudyStore, choice: Choice) -> dict[str, Any] | None:
@@ -146,7 +167,7 @@ def _best_so_far(store: StudyStore) -> dict[str, Any] | None:
     if all(trial.causes for trial in trials):
         return None
     choice = choose_trial(trials)
-    return {"trial": choice.key, "score": {"name": objective.score, "value": choice.score}}
+    return {"trial": choice.key, "score": {"name": objective.name, "value": choice.score}}
 
 
 def _state(state: Mapping[str, Any]) -> str:
@@ -193,8 +214,8 @@ def trial_table(store: StudyStore) -> list[tuple[TrialRecord, ReportRecord | Non
 def overview(store: StudyStore) -> Overview:
     """A study as its picture shows it."""
     study = _study(store)
-    config, score = study["config"], study["config"]["objective"]["score"]
-    ended = ended_trials(store, _objective(store))
+    config, objective = study["config"], _objective(store)
+    ended = ended_trials(store, objective)
     scores = {trial.record.key: trial.score for trial in ended}
     chosen = choose_trial(ended).key
     trials = []
@@ -205,7 +226,7 @@ def overview(store: StudyStore) -> Overview:
                 name=record.name,
                 role=record.role,
                 steps=tuple(report.step for report in reports),
-                scores=tuple(report.metrics[f"score/{score}"] for report in reports),
+                scores=tuple(report.metrics[f"score/{objective.metric}"] for report in reports),
                 final_score=scores.get(record.key),
                 oracle=(end.oracle or {}).get("test") if end else None,
                 chosen=record.key == chosen,
@@ -213,4 +234,9 @@ def overview(store: StudyStore) -> Overview:
         )
     task = config["trial"]["task"]
     title = f"{config['name']}: {task['source']} → {task['target']}"
-    return Overview(title=title, score=score, trials=tuple(trials))
+    return Overview(
+        title=title,
+        score=objective.name,
+        by_oracle=objective.is_oracle,
+        trials=tuple(trials),
+    )

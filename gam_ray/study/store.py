@@ -8,8 +8,9 @@
       result.json           the choice, once made
       trials/KEY/trial.json      number, name, settings, whole configuration
       trials/KEY/reports.jsonl   one line a report
-      trials/KEY/predictions.npy softmax on the held-out target, of the newest report
-      trials/KEY/checkpoint.pt   the newest checkpoint
+      trials/KEY/predictions.npy softmax on the held-out target, of the report that is kept
+      trials/KEY/adapted.pt      the network of that report, which the trial ends with
+      trials/KEY/checkpoint.pt   the newest checkpoint, from which it goes on
       trials/KEY/end.json        how it ended, and the oracle's reading
       sources/              source networks (may be shared by other studies)
       tracking/             what MLflow has been told, or will be
@@ -78,11 +79,13 @@ class ReportRecord:
         step: Adaptation steps done.
         metrics: Losses, health and label-free scores by name.
         time: Seconds since the epoch.
+        kept: Whether it was the best of its trial when it came; the last such one counts.
     """
 
     step: int
     metrics: dict[str, float]
     time: float
+    kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,9 @@ class TrialFiles:
         self._reports = JsonLines(self.folder / "reports.jsonl")
 
     @property
-    def checkpoint(self) -> Path:
-        """The newest checkpoint, written by the trial itself."""
-        return self.folder / "checkpoint.pt"
+    def adapted(self) -> Path:
+        """The network that the trial ends with, written by the trial itself."""
+        return self.folder / "adapted.pt"
 
     def create(self, record: TrialRecord) -> None:
         """Make the folder and write what the trial is."""
@@ -138,20 +141,25 @@ class TrialFiles:
 
     def append_report(self, report: ReportRecord, predictions: NDArray[np.float32]) -> None:
         """Store a report durably; it counts only after this returned."""
-        draft = self.folder / ".predictions.npy"
-        with draft.open("wb") as file:
-            np.save(file, predictions)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.folder / "predictions.npy")
+        if report.kept:
+            draft = self.folder / ".predictions.npy"
+            with draft.open("wb") as file:
+                np.save(file, predictions)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self.folder / "predictions.npy")
         self._reports.append(asdict(report))
 
     def reports(self) -> list[ReportRecord]:
         """All reports, by step."""
         return [ReportRecord(**json.loads(line)) for _, line in self._reports.read(0)]
 
+    def kept(self) -> ReportRecord | None:
+        """The report whose network the trial ends with, or None before the first."""
+        return next((report for report in reversed(self.reports()) if report.kept), None)
+
     def predictions(self) -> NDArray[np.float32] | None:
-        """Softmax [N, C] of the newest report, or None before the first."""
+        """Softmax [N, C] of the report that is kept, or None before the first."""
         file = self.folder / "predictions.npy"
         if not file.exists():
             return None

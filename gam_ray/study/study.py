@@ -133,11 +133,17 @@ class Study:
 
     def _check_settings(self) -> None:
         """Find out what is wrong before a trial is started."""
-        from gam_ray.training.data import load_task
+        from gam_ray.training.data import load_target_labels, load_task
         from gam_ray.training.trial import check_trial
 
+        task = self.config.trial.task
         check_trial(self.config.trial, self.config.resources.workers)
-        load_task(self.config.trial.task, self._data_root)
+        load_task(task, self._data_root)
+        if self.config.objective.is_oracle and not load_target_labels(task, self._data_root):
+            raise ValueError(
+                f"objective.score oracle needs target labels, but {task.target} has none; choose "
+                "by a label-free score, such as ensv"
+            )
 
     def _sink(self) -> MLflowSink:
         config = self.config
@@ -194,7 +200,7 @@ class Study:
                     "sampler": config.search.sampler,
                     "trials": config.search.trials,
                     "seed": config.search.seed,
-                    "objective": config.objective.score,
+                    "objective": config.objective.name,
                     "schedule": config.schedule.kind,
                     "workers": config.resources.workers,
                 },
@@ -324,6 +330,7 @@ class Study:
                 sources=self.store.folder.parent / ".sources",
                 data_root=self._data_root,
                 threads=max(1, round(plan.cpus_per_worker)),
+                oracle=self.config.objective.is_oracle,
             )
             lanes.append(Lane(settings, self.config, plan, on_death))
             lanes[-1].start()
@@ -389,8 +396,8 @@ def _seeded(config: StudyConfig) -> StudyConfig:
 
 def _headline(choice: dict[str, Any]) -> dict[str, float]:
     """The figures of a study's own run: score and oracle, before adaptation and as chosen."""
-    before, name = choice["no_adaptation"], choice["score"]["name"]
-    values = {f"score/{name}": choice["score"]["value"], "no_adaptation/score": before["score"]}
+    before, metric = choice["no_adaptation"], choice["score"]["metric"]
+    values = {f"score/{metric}": choice["score"]["value"], "no_adaptation/score": before["score"]}
     for prefix, oracle in (
         ("oracle", choice["oracle"]),
         ("no_adaptation/oracle", before["oracle"]),
@@ -406,7 +413,8 @@ def _note(choice: dict[str, Any]) -> str:
         ("no adaptation", before["score"], before["oracle"]),
         (f"chosen: {choice['trial']['name']}", score["value"], choice["oracle"]),
     ]
-    lines = [f"| trial | {score['name']} (label-free) | oracle: test accuracy |", "|---|---|---|"]
+    kind = "TARGET LABELS" if choice["by_oracle"] else "label-free"
+    lines = [f"| trial | {score['name']} ({kind}) | oracle: test accuracy |", "|---|---|---|"]
     for name, value, oracle in rows:
         cells = [name, _shown(value), _shown((oracle or {}).get("test"))]
         lines.append(f"| {' | '.join(cells)} |")

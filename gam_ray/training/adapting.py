@@ -31,11 +31,18 @@ from gam_ray.config import TrialConfig, derive_seed
 from gam_ray.networks import MatchableNetwork
 from gam_ray.selection.collapse import guard_figures
 from gam_ray.selection.evidence import Predictions
+from gam_ray.selection.oracle import OracleReading, read_oracle
 from gam_ray.selection.scores import all_scores
 from gam_ray.training.augmentation import Augmentation
 from gam_ray.training.checkpoints import save_checkpoint
-from gam_ray.training.data import IndexStream, TaskData, to_float
-from gam_ray.training.evaluation import float_batches, gather_evidence, predictions, source_iou
+from gam_ray.training.data import IndexStream, TaskData, load_target_labels, to_float
+from gam_ray.training.evaluation import (
+    float_batches,
+    gather_evidence,
+    predictions,
+    quality,
+    source_iou,
+)
 from gam_ray.training.pretraining import PROGRESS_EVERY
 from gam_ray.training.reports import DivergedError, Report, Reporter
 
@@ -43,6 +50,7 @@ from gam_ray.training.reports import DivergedError, Report, Reporter
 # images, the first so many, whose order is random: passes over all of them would outlast the steps
 # between reports.
 REMEASURED_PIXELS = 10_000 * 28 * 28
+ADAPTED = "adapted.pt"
 
 
 @dataclass(frozen=True)
@@ -63,17 +71,26 @@ class Place:
 
     @property
     def checkpoint(self) -> Path:
-        """The trial's newest checkpoint."""
+        """The trial's newest checkpoint, from which it goes on."""
         return self.folder / "checkpoint.pt"
 
-    def checkpoint_of(self, key: str) -> Path:
-        """The newest checkpoint of another trial of the same study, by its key."""
-        return self.folder.parent / key / "checkpoint.pt"
+    @property
+    def adapted(self) -> Path:
+        """The network of the trial's best report, which it ends with."""
+        return self.folder / ADAPTED
+
+    def adapted_of(self, key: str) -> Path:
+        """The network of another trial of the same study, by its key."""
+        return self.folder.parent / key / ADAPTED
 
 
 @dataclass(frozen=True)
 class Run:
-    """What every kind of trial has, and how it reports."""
+    """What every kind of trial has, and how it reports.
+
+    Attributes:
+        oracle_at_reports: Whether each report says what the oracle reads.
+    """
 
     config: TrialConfig
     place: Place
@@ -81,6 +98,7 @@ class Run:
     source: MatchableNetwork
     target: MatchableNetwork
     data: TaskData
+    oracle_at_reports: bool
 
     @cached_property
     def _unadapted(self) -> Predictions:
@@ -92,35 +110,44 @@ class Run:
         data = self.data
         evidence = gather_evidence(self.target, data, self.place.device, self.config.seed)
         unadapted = self._unadapted
+        oracle = oracle_reading(self.target, self) if self.oracle_at_reports else None
         metrics = {**health, **source_iou(self.target, data)}
         if rank() == 0:
             metrics |= {f"score/{name}": value for name, value in all_scores(evidence).items()}
             metrics |= guard_figures(evidence, unadapted)
-            save_checkpoint(
-                self.place.checkpoint,
-                {
-                    "step": step,
-                    "health": health,
-                    "in_channels": data.in_channels,
-                    "classes": len(data.class_names),
-                    "target": self.target.state_dict(),
-                    **state,
-                },
-            )
-            goes_on = self.reporter.report(
+            network = {
+                "step": step,
+                "in_channels": data.in_channels,
+                "classes": len(data.class_names),
+                "target": self.target.state_dict(),
+            }
+            save_checkpoint(self.place.checkpoint, {**network, "health": health, **state})
+            verdict = self.reporter.report(
                 Report(
                     step=step,
                     metrics=metrics,
                     predictions=evidence.target.probabilities.float().cpu().numpy(),
                     checkpoint=self.place.checkpoint,
+                    oracle=oracle,
                 )
             )
-        return bool(broadcast_object(goes_on if rank() == 0 else None))
+            if verdict.keep or not self.place.adapted.exists():
+                save_checkpoint(self.place.adapted, network)
+        return bool(broadcast_object(verdict.go_on if rank() == 0 else None))
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Tell the reporter, from the first worker alone."""
         if rank() == 0:
             self.reporter.progress(stage, done, total)
+
+
+def oracle_reading(network: MatchableNetwork, run: Run) -> OracleReading | None:
+    """What target labels say of a network; None where there are none. All workers call it."""
+    labelled = load_target_labels(run.config.task, run.place.data_root)
+    if not labelled:
+        return None
+    names = run.data.class_names
+    return read_oracle({split: quality(network, part, names) for split, part in labelled.items()})
 
 
 def batch_momentum(config: TrialConfig) -> float:

@@ -10,7 +10,7 @@ import torch
 
 from gam_ray.adaptation import rank
 from gam_ray.config import load_trial_config
-from gam_ray.training.reports import Report
+from gam_ray.training.reports import Report, Verdict
 from gam_ray.training.trial import Place, run_trial
 
 
@@ -21,10 +21,10 @@ class _LastReport:
         self._tell = tell
         self.newest: Report | None = None
 
-    def report(self, report: Report) -> bool:
-        """Take a report; always go on."""
+    def report(self, report: Report) -> Verdict:
+        """Take a report; always go on, with the newest network."""
         self.newest = report
-        return True
+        return Verdict(go_on=True)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Say how far the stage is."""
@@ -67,5 +67,5 @@ def train_one(
         "scores": {k.removeprefix("score/"): v for k, v in metrics.items() if "score/" in k},
         "metrics": metrics,
         "oracle": outcome.oracle.to_mapping() if outcome.oracle else None,
-        "checkpoint": str(place.checkpoint),
+        "checkpoint": str(place.adapted),
     }

@@ -30,12 +30,12 @@ from gam_ray.adaptation import (
 from gam_ray.config import StudentConfig, TrialConfig, derive_seed
 from gam_ray.domains import LabelledImages
 from gam_ray.networks import MatchableNetwork, build_network
-from gam_ray.selection.oracle import OracleReading, read_oracle
-from gam_ray.training.adapting import GeneralRun, Place, Run, batch_momentum
+from gam_ray.selection.oracle import OracleReading
+from gam_ray.training.adapting import GeneralRun, Place, Run, batch_momentum, oracle_reading
 from gam_ray.training.augmentation import check_augmentation
 from gam_ray.training.checkpoints import load_checkpoint
-from gam_ray.training.data import TaskData, load_target_labels, load_task
-from gam_ray.training.evaluation import float_batches, quality
+from gam_ray.training.data import TaskData, load_task
+from gam_ray.training.evaluation import float_batches
 from gam_ray.training.fine_tuning import few_labelled, fine_tune
 from gam_ray.training.pretraining import SourceCache
 from gam_ray.training.reports import Reporter
@@ -51,7 +51,7 @@ class TrialOutcome:
     Attributes:
         step: Steps done, of adaptation and then of fine-tuning.
         stopped: Whether the reporter stopped it before its last step.
-        oracle: How right it is on the target; None where the target has no labels.
+        oracle: How right its kept network is on the target; None where the target has no labels.
     """
 
     step: int
@@ -59,7 +59,9 @@ class TrialOutcome:
     oracle: OracleReading | None
 
 
-def run_trial(config: TrialConfig, place: Place, reporter: Reporter) -> TrialOutcome:
+def run_trial(
+    config: TrialConfig, place: Place, reporter: Reporter, *, oracle_at_reports: bool = False
+) -> TrialOutcome:
     """Run a trial to its end, from its checkpoint if it has one; all workers call it together.
 
     Equal settings give equal numbers on one kind of machine with equal workers and threads;
@@ -69,6 +71,8 @@ def run_trial(config: TrialConfig, place: Place, reporter: Reporter) -> TrialOut
         config: The trial.
         place: Where it runs.
         reporter: Hears the reports; asked on the first worker only.
+        oracle_at_reports: Whether target labels are read at each report and not only after the
+            last one, for a study that chooses by them because it was asked to.
 
     Raises:
         ValueError: If settings do not go together, or a checkpoint is damaged.
@@ -80,7 +84,7 @@ def run_trial(config: TrialConfig, place: Place, reporter: Reporter) -> TrialOut
     data = load_task(config.task, place.data_root)
     if config.adaptation.kind == "general":
         check_augmentation("augmentation", config.augmentation, data.image_size)
-    labelled = few_labelled(config, place.data_root) if config.fine_tuning else None
+    few = few_labelled(config, place.data_root) if config.fine_tuning else None
     source = SourceCache(place.sources).get(
         config.task,
         config.pretraining,
@@ -90,9 +94,10 @@ def run_trial(config: TrialConfig, place: Place, reporter: Reporter) -> TrialOut
     )
     saved = _saved_state(place)
     target = _start(config, source, data, place, saved)
-    run = Run(config, place, reporter, source, target, data)
-    step, stopped = _run_stages(run, saved, labelled)
-    return TrialOutcome(step, stopped, oracle=_read_oracle(run))
+    run = Run(config, place, reporter, source, target, data, oracle_at_reports)
+    step, stopped = _run_stages(run, saved, few)
+    adapted = load_adapted(config, place.adapted, place.device)
+    return TrialOutcome(step, stopped, oracle=oracle_reading(adapted, run))
 
 
 def check_trial(config: TrialConfig, workers: int) -> None:
@@ -124,11 +129,11 @@ def _layers_of(name: str) -> dict[str, nn.Module]:
 
 
 def load_adapted(config: TrialConfig, checkpoint: Path, device: torch.device) -> MatchableNetwork:
-    """The target network of a trial's checkpoint, in evaluation mode.
+    """The target network of a trial, in evaluation mode.
 
     Args:
         config: The trial's.
-        checkpoint: File that the trial wrote.
+        checkpoint: File that the trial wrote: its newest checkpoint, or the one it ends with.
         device: Where the network shall be.
     """
     state = load_checkpoint(checkpoint, device)
@@ -160,7 +165,7 @@ def _start(
     if saved:
         _load_target(target, config, saved["target"])
     elif config.student:
-        target = load_adapted(config, place.checkpoint_of(config.student.teachers[0]), place.device)
+        target = load_adapted(config, place.adapted_of(config.student.teachers[0]), place.device)
     elif kind == "gaussian" or (kind == "general" and config.adaptation.gaussian):
         _match(config, source, target, data, place.device)
     return target
@@ -199,8 +204,7 @@ def _teach(run: Run, settings: StudentConfig) -> dict[str, float]:
     """Train the student on what its teachers say; the health of its last step."""
     place, images = run.place, run.data.target_train.images
     teachers = [
-        load_adapted(run.config, place.checkpoint_of(key), place.device)
-        for key in settings.teachers
+        load_adapted(run.config, place.adapted_of(key), place.device) for key in settings.teachers
     ]
     labels = consensus_labels(teachers, images, place.device)
     return train_student(
@@ -237,15 +241,4 @@ def _match(
         layer_moments(source, unnormalised, source_images) if unnormalised else {},
         lambda: float_batches(data.target_train.images, device),
         momentum=batch_momentum(config),
-    )
-
-
-def _read_oracle(run: Run) -> OracleReading | None:
-    """What target labels say, after everything that chooses has been said."""
-    labelled = load_target_labels(run.config.task, run.place.data_root)
-    if not labelled:
-        return None
-    names = run.data.class_names
-    return read_oracle(
-        {split: quality(run.target, part, names) for split, part in labelled.items()}
     )

@@ -130,7 +130,11 @@ studies = st.builds(
     trial=trials,
     space=spaces,
     search=st.builds(SearchConfig, trials=counts, sampler=st.sampled_from(["tpe", "random"])),
-    objective=st.builds(ObjectiveConfig, score=st.sampled_from(["ensv", "class_ami"])),
+    objective=st.builds(
+        ObjectiveConfig,
+        score=st.sampled_from(["ensv", "class_ami", ("ensv", "bnm"), "oracle"]),
+        patience=st.none() | counts,
+    ),
     resources=st.builds(ResourcesConfig, workers=counts, max_lanes=st.none() | counts),
     tracking=st.builds(TrackingConfig, uri=st.none() | st.text(max_size=5)),
 )
@@ -148,6 +152,33 @@ def test_a_study_survives_the_way_through_plain_data(study: StudyConfig) -> None
     again = StudyConfig.from_mapping(study.to_mapping())
     assert again == study
     assert again.canonical() == study.canonical()
+
+
+def test_a_score_is_one_or_several_and_says_its_name() -> None:
+    one = ObjectiveConfig.from_mapping({"score": "bnm"})
+    assert (one.score, one.metric, one.name) == (("bnm",), "bnm", "bnm")
+    several = ObjectiveConfig.from_mapping({"score": ["ensv", "bnm"]})
+    assert (several.metric, several.name) == ("mean_rank", "mean_rank(ensv, bnm)")
+    assert [ObjectiveConfig.from_mapping({"score": s}).is_oracle for s in ("oracle", "ensv")] == [
+        True,
+        False,
+    ]
+    assert not ObjectiveConfig().is_oracle
+
+
+@pytest.mark.parametrize(
+    ("score", "rule"),
+    [
+        (["ensv", "bnm", "ensv"], r"all distinct, but got \['ensv', 'bnm', 'ensv'\]"),
+        (["ensv", "oracle"], "oracle cannot be mixed with label-free scores, but got ensv, oracle"),
+        ([], r"one or several, all distinct, but got \[\]"),
+        ("oracel", "Input should be"),
+        (3, "valid array"),
+    ],
+)
+def test_scores_that_do_not_go_together_are_refused(score: Any, rule: str) -> None:
+    with pytest.raises(ValidationError, match=rule):
+        ObjectiveConfig.from_mapping({"score": score})
 
 
 @given(one=trials, other=trials)

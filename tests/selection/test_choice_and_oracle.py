@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from gam_ray.selection.choice import Candidate, choose
 from gam_ray.selection.oracle import OracleReading, read_oracle
+from gam_ray.selection.standings import Standings
 
 READING = OracleReading({"test": 0.5})
 scores = st.floats() | st.integers(-3, 3)
@@ -45,6 +47,20 @@ def test_nothing_gives_no_choice() -> None:
 def test_a_score_is_a_number_and_no_oracle_reading(score: Any) -> None:
     with pytest.raises(TypeError, match="a score must be a number, but got "):
         Candidate("a", score)
+
+
+def test_standings_rank_no_oracle_reading() -> None:
+    standings = Standings(["bnm", "snd"])
+    for name in ("a", "b"):
+        scores = {"score/bnm": READING, "score/snd": 0.5}
+        standings.put(name, scores, np.eye(2))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="choosing by target labels is refused"):
+        standings.values()
+
+
+def test_a_reading_becomes_a_number_to_choose_by_only_on_request() -> None:
+    assert OracleReading({"train": 0.25, "test": 0.5}).as_requested_score() == 0.5
+    assert OracleReading({"train": 0.25, "train/iou/road": 1.0}).as_requested_score() == 0.25
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from study_records import METRICS, votes
 
 from gam_ray.config import StudyConfig
 from gam_ray.study.broker import MAX_ATTEMPTS, UNTRUSTED_SCORE, Broker
+from gam_ray.study.store import StudyStore
 from gam_ray.tracking import MetricsReported, TagsSet, TrackingQueue, TrialEnded, TrialStarted
+from gam_ray.training.reports import Verdict
 
 MakeConfig = Callable[..., StudyConfig]
 WEIGHT = "adaptation.weight"
@@ -25,7 +27,7 @@ def run(scenario: Any) -> Any:
 
 async def report(
     broker: Broker, key: str, step: int, *classes: int, lane: str = "lane-0", **metrics: float
-) -> bool:
+) -> Verdict:
     return await broker.report(lane, key, step, {**METRICS, **metrics}, votes(*classes))
 
 
@@ -61,7 +63,7 @@ def test_a_report_is_on_storage_and_queued_before_the_answer(make_config: MakeCo
         broker = Broker(config, ())
         key = await broker.submit({WEIGHT: 1.0})
         await broker.next_trial("lane-0", 1)
-        assert await report(broker, key, 10, 0, 1, 2)
+        assert await report(broker, key, 10, 0, 1, 2) == Verdict(go_on=True, keep=True)
         return key
 
     key = run(scenario())
@@ -145,7 +147,7 @@ def test_a_known_step_is_not_counted_twice(make_config: MakeConfig) -> None:
         key = await broker.submit({WEIGHT: 1.0})
         await broker.next_trial("lane-0", 1)
         for _ in range(2):
-            assert await report(broker, key, 10, 0, 1, 2)
+            assert await report(broker, key, 10, 0, 1, 2) == Verdict(go_on=True, keep=True)
         return key
 
     key = run(scenario())
@@ -162,7 +164,7 @@ def test_at_a_rung_a_report_waits_for_the_decision(make_config: MakeConfig) -> N
         await asyncio.sleep(0.05)
         assert not answer.done()
         await broker.decide(key, 10, go_on=go_on)
-        return await answer
+        return (await answer).go_on
 
     assert run(scenario(go_on=True)) is True
     assert run(scenario(go_on=False)) is False
@@ -268,3 +270,148 @@ def test_a_refused_setting_is_an_error(make_config: MakeConfig) -> None:
 
     with pytest.raises(ValueError, match="greater than or equal to 0"):
         run(scenario())
+
+
+# The report that is kept
+
+
+AMI = "score/class_ami"
+
+
+async def ami_reports(
+    broker: Broker, key: str, *values: float, first: int = 0, **metrics: float
+) -> list[Verdict]:
+    """Reports at steps 10, 20, … whose class_ami is each value; their answers."""
+    return [
+        await report(broker, key, 10 * (first + n + 1), 0, 1, 2, **{AMI: value, **metrics})
+        for n, value in enumerate(values)
+    ]
+
+
+def test_the_best_report_of_a_trial_is_kept_and_of_equals_the_newest(
+    make_config: MakeConfig,
+) -> None:
+    config = make_config(objective={"score": "class_ami"})
+
+    async def scenario() -> str:
+        broker = Broker(config, ())
+        key = await broker.submit({WEIGHT: 1.0})
+        await broker.next_trial("lane-0", 1)
+        verdicts = await ami_reports(broker, key, 0.3, 0.6, 0.6, 0.1)
+        assert [verdict.keep for verdict in verdicts] == [True, True, True, False]
+        # What the search hears is the value of what is kept.
+        heard = [(await broker.next_event(key, n, 1)).score for n in range(4)]
+        assert heard == [0.3, 0.6, 0.6, 0.6]
+        await broker.finish("lane-0", key, step=40, oracle=None)
+        return key
+
+    files = StudyStore(config.folder).trial(run(scenario()))
+    kept = files.kept()
+    assert kept is not None
+    assert kept.step == 30
+    assert [record.metrics[AMI] for record in files.reports()] == [0.3, 0.6, 0.6, 0.1]
+
+
+def test_a_report_that_is_told_again_is_answered_as_before(make_config: MakeConfig) -> None:
+    config = make_config(objective={"score": "class_ami"})
+
+    async def first() -> str:
+        broker = Broker(config, ())
+        key = await broker.submit({WEIGHT: 1.0})
+        await broker.next_trial("lane-0", 1)
+        await ami_reports(broker, key, 0.6, 0.1)
+        return key
+
+    async def second(key: str) -> list[bool]:
+        broker = Broker(config, ())
+        await broker.submit({WEIGHT: 1.0})
+        await broker.next_trial("lane-0", 1)
+        return [verdict.keep for verdict in await ami_reports(broker, key, 0.6, 0.1)]
+
+    assert run(second(run(first()))) == [True, False]
+
+
+def test_a_trusted_report_is_kept_rather_than_a_better_one_that_is_not(
+    make_config: MakeConfig,
+) -> None:
+    async def scenario() -> tuple[list[bool], float]:
+        broker = Broker(make_config(objective={"score": "class_ami"}), ())
+        key = await broker.submit({WEIGHT: 1.0})
+        await broker.next_trial("lane-0", 1)
+        verdicts = await ami_reports(broker, key, 0.9, **COLLAPSED)
+        verdicts += await ami_reports(broker, key, 0.2, first=1)
+        verdicts += await ami_reports(broker, key, 0.8, first=2, **COLLAPSED)
+        return [each.keep for each in verdicts], (await broker.next_event(key, 2, 1)).score
+
+    assert run(scenario()) == ([True, True, False], 0.2)
+
+
+def test_of_an_ensv_study_the_checkpoint_that_the_others_agree_with_is_kept(
+    make_config: MakeConfig,
+) -> None:
+    config = make_config()
+
+    async def scenario() -> str:
+        broker = Broker(config, ())
+        for weight in range(1, 6):
+            other = await broker.submit({WEIGHT: float(weight)})
+            await broker.next_trial("lane-0", 1)
+            await report(broker, other, 40, 0, 1, 2)
+            await broker.finish("lane-0", other, step=40, oracle=None)
+        key = await broker.submit({WEIGHT: 9.0})
+        await broker.next_trial("lane-0", 1)
+        keeps = [
+            (await report(broker, key, 10 * (n + 1), *classes)).keep
+            for n, classes in enumerate([(0, 0, 0), (0, 1, 2), (0, 1, 0)])
+        ]
+        assert keeps == [True, True, False]
+        return key
+
+    key = run(scenario())
+    np.testing.assert_array_equal(
+        np.load(config.folder / "trials" / key / "predictions.npy"), votes(0, 1, 2)
+    )
+
+
+def test_a_trial_ends_in_order_after_reports_without_a_better_one(make_config: MakeConfig) -> None:
+    config = make_config(objective={"score": "class_ami", "patience": 2})
+
+    async def scenario() -> str:
+        broker = Broker(config, (30,))  # the schedule has no say any more
+        key = await broker.submit({WEIGHT: 1.0})
+        await broker.next_trial("lane-0", 1)
+        verdicts = await ami_reports(broker, key, 0.6, 0.5, 0.5)
+        assert [verdict.go_on for verdict in verdicts] == [True, True, False]
+        assert (await broker.next_event(key, 2, 1)).last
+        await broker.finish("lane-0", key, step=30, oracle=None)
+        return key
+
+    key = run(scenario())
+    assert json.loads((config.folder / "trials" / key / "end.json").read_text())["state"] == (
+        "finished"
+    )
+
+
+def test_several_scores_are_ranked_and_the_mean_rank_is_reported(make_config: MakeConfig) -> None:
+    config = make_config(objective={"score": ["class_ami", "information_maximisation"]})
+
+    async def scenario() -> list[float]:
+        broker = Broker(config, ())
+        heard = []
+        for weight, ami, information in ((1.0, 0.5, 1.0), (2.0, 0.9, 0.5), (3.0, 0.7, 2.0)):
+            key = await broker.submit({WEIGHT: weight})
+            await broker.next_trial("lane-0", 1)
+            metrics = {AMI: ami, "score/information_maximisation": information}
+            await report(broker, key, 40, 0, 1, 2, **metrics)
+            heard.append((await broker.next_event(key, 0, 1)).score)
+            await broker.finish("lane-0", key, step=40, oracle=None)
+        return heard
+
+    # Alone; first and last of two; second and first of three.
+    assert run(scenario()) == [0.5, 0.5, 0.75]
+    reported = [
+        event.values["score/mean_rank"]
+        for _, event in TrackingQueue(config.folder / "tracking").read(0)
+        if isinstance(event, MetricsReported) and "score/mean_rank" in event.values
+    ]
+    assert reported == [0.5, 0.5, 0.75]

@@ -68,7 +68,11 @@ def test_ensv_chooses_by_the_whole_crowd_and_not_by_the_oracle(
     # The consensus is 0, 0, 1, 2; the oracle would have liked number 2.
     assert choice["trial"]["number"] == 1
     # Two of three trusted trials score lower.
-    assert choice["score"] == {"name": "ensv", "value": 1.0, "percentile": pytest.approx(200 / 3)}
+    assert choice["score"] == {
+        "name": "ensv", "metric": "ensv", "value": 1.0, "percentile": pytest.approx(200 / 3),
+    }  # fmt: skip
+    assert choice["by_oracle"] is False
+    assert choice["regret"] == {"test": pytest.approx(0.2)}
     assert choice["seeds"]["runs"] == [choice["trial"]["key"]]
     assert choice["seeds"]["oracle"] == {"test": {"mean": 0.7, "std": None}}
     assert choice["adapt"] is True

@@ -28,7 +28,7 @@ from gam_ray.domains import LabelledImages, Split
 from gam_ray.networks import LeNet, base
 from gam_ray.training.data import load_target_labels, to_float
 from gam_ray.training.fine_tuning import few_labelled
-from gam_ray.training.reports import DivergedError, Report
+from gam_ray.training.reports import DivergedError, Report, Verdict
 from gam_ray.training.trial import TrialOutcome, check_trial, load_adapted, run_trial
 
 CPU = torch.device("cpu")
@@ -148,11 +148,11 @@ def test_without_fine_tuning_no_label_is_asked_for_before_the_last_report(
         return ask(*arguments)
 
     class Watching(Recorder):
-        def report(self, report: Report) -> bool:
+        def report(self, report: Report) -> Verdict:
             events.append(f"step {report.step}")
             return super().report(report)
 
-    monkeypatch.setattr("gam_ray.training.trial.load_target_labels", watched)
+    monkeypatch.setattr("gam_ray.training.adapting.load_target_labels", watched)
     monkeypatch.setattr("gam_ray.training.fine_tuning.load_target_labels", watched)
     plain = trial(steps=2, report_every=1)
     run_trial(plain, place(folder, "plain"), Watching())

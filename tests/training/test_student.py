@@ -66,7 +66,7 @@ def run(config: TrialConfig, folder: Path, name: str) -> tuple[TrialOutcome, Rec
 
 def test_the_consensus_is_the_mean_softmax_of_the_teachers(folder: Path) -> None:
     teachers = [
-        load_adapted(config, folder / name / "checkpoint.pt", CPU)
+        load_adapted(config, folder / name / "adapted.pt", CPU)
         for name, config in zip(TEACHERS, TEACHING, strict=True)
     ]
     images = load_task(TEACHING[0].task, None).target_train.images
@@ -79,7 +79,7 @@ def test_the_consensus_is_the_mean_softmax_of_the_teachers(folder: Path) -> None
 
 def test_the_consensus_of_streets_is_a_map_of_the_images_size(streets: Path) -> None:
     teachers = [
-        load_adapted(config, streets / name / "checkpoint.pt", CPU)
+        load_adapted(config, streets / name / "adapted.pt", CPU)
         for name, config in zip(TEACHERS, STREET_TEACHING, strict=True)
     ]
     images = load_task(STREET.task, None).target_train.images
@@ -98,13 +98,13 @@ def test_a_student_is_trained_as_written_out_in_plain_torch(folder: Path) -> Non
     config = student_of(TEACHING[0], augmentation={}, learning_rate=0.01)
     outcome, reporter = run(config, folder, "student")
     teachers = [
-        load_adapted(each, folder / name / "checkpoint.pt", CPU)
+        load_adapted(each, folder / name / "adapted.pt", CPU)
         for name, each in zip(TEACHERS, TEACHING, strict=True)
     ]
     images = load_task(config.task, None).target_train.images
     with torch.no_grad():
         labels = sum(teacher(to_float(images)).softmax(1) for teacher in teachers) / 2
-    student = load_adapted(TEACHING[0], folder / "first" / "checkpoint.pt", CPU)
+    student = load_adapted(TEACHING[0], folder / "first" / "adapted.pt", CPU)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
     seed = derive_seed(derive_seed(config.seed, "student"), "batches")
     stream = IndexStream(len(images), 8, seed)
@@ -115,7 +115,7 @@ def test_a_student_is_trained_as_written_out_in_plain_torch(folder: Path) -> Non
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    found = load_adapted(config, folder / "student" / "checkpoint.pt", CPU).state_dict()
+    found = load_adapted(config, folder / "student" / "adapted.pt", CPU).state_dict()
     for name, value in student.state_dict().items():
         # Adam makes rounding of a tiny gradient larger; a step is 0.01.
         torch.testing.assert_close(found[name], value, rtol=0, atol=2e-4)
@@ -130,7 +130,7 @@ def test_a_student_comes_nearer_to_the_consensus_than_its_first_teacher(folder: 
     images = load_task(config.task, None).target_train.images
     run(config, folder, "long")
     networks = {
-        name: load_adapted(config, folder / name / "checkpoint.pt", CPU)
+        name: load_adapted(config, folder / name / "adapted.pt", CPU)
         for name in (*TEACHERS, "long")
     }
     consensus = consensus_labels([networks[name] for name in TEACHERS], images, CPU)

@@ -32,7 +32,7 @@ from gam_ray.networks import LeNet, base
 from gam_ray.selection.scores import known_scores
 from gam_ray.training.data import load_target_labels, load_task, to_float
 from gam_ray.training.pretraining import SourceCache
-from gam_ray.training.reports import DivergedError, Report
+from gam_ray.training.reports import DivergedError, Report, Verdict
 from gam_ray.training.trial import TrialOutcome, check_trial, load_adapted, run_trial
 
 CPU = torch.device("cpu")
@@ -374,7 +374,71 @@ def test_a_checkpoint_makes_the_network_that_was_reported(
     np.testing.assert_allclose(found, whole[name][1][-1].predictions, atol=1e-6)
 
 
+class Keeping(Recorder):
+    """Keeps the report of one step alone."""
+
+    def __init__(self, step: int, stop_at: int | None = None) -> None:
+        super().__init__(stop_at)
+        self._kept = step
+
+    def report(self, report: Report) -> Verdict:
+        go_on = super().report(report).go_on
+        return Verdict(go_on=go_on, keep=report.step == self._kept)
+
+
+def test_a_trial_ends_with_the_network_of_the_report_that_is_kept(folder: Path) -> None:
+    config, there = CONFIGS["running"], place(folder, "keeping")
+    reporter = Keeping(step=3)
+    outcome = run_trial(config, there, reporter)
+    assert reporter.steps == [3, 6, 7]
+    network = load_adapted(config, there.adapted, CPU)
+    images = draw("held_out", brightness=60, seed=100).images
+    found = predictions(network, images)
+    np.testing.assert_allclose(found, reporter.reports[0].predictions, atol=1e-6)
+    assert not np.allclose(found, reporter.reports[-1].predictions, atol=1e-6)
+    # The oracle reads that network, and what goes on from the checkpoint is not changed.
+    test = draw("test", brightness=60, seed=100)
+    right = (predictions(network, test.images).argmax(1) == test.labels.numpy()).mean()
+    assert outcome.oracle is not None
+    assert outcome.oracle.to_mapping()["test"] == right
+
+
+def test_what_was_kept_survives_a_stop(folder: Path, whole: dict[str, Any]) -> None:
+    config, there = CONFIGS["running"], place(folder, "keeping-stopped")
+    run_trial(config, there, Keeping(step=3, stop_at=6))
+    again = Keeping(step=3)
+    run_trial(config, there, again)
+    assert again.steps == [6, 7]
+    assert torch.load(there.adapted)["step"] == 3
+    assert differing(torch.load(there.checkpoint), whole["running"][2]) == []
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_by_default_the_newest_network_is_kept(
+    name: str, folder: Path, whole: dict[str, Any]
+) -> None:
+    kept = torch.load(place(folder, f"whole-{name}").adapted)
+    assert kept["step"] == 7
+    assert differing(kept["target"], whole[name][2]["target"]) == []
+    assert set(kept) == {"step", "in_channels", "classes", "target"}
+
+
 # Target labels
+
+
+def test_reports_have_the_oracle_only_if_it_is_asked_for(
+    folder: Path, whole: dict[str, Any]
+) -> None:
+    reporter = Recorder()
+    config = trial(steps=6, **RUNNING)
+    outcome = run_trial(config, place(folder, "asked"), reporter, oracle_at_reports=True)
+    assert all(report.oracle is None for report in whole["running"][1])
+    readings = [report.oracle for report in reporter.reports]
+    assert readings[-1] == outcome.oracle
+    assert all(reading is not None for reading in readings)
+    # It is read beside, and moves nothing.
+    for one, other in zip(reporter.reports, whole["running"][1], strict=False):
+        assert one.metrics == other.metrics
 
 
 def test_the_oracle_is_the_accuracy_on_both_splits(folder: Path) -> None:
@@ -423,7 +487,7 @@ def test_target_labels_are_asked_for_after_the_last_report_and_not_of_the_held_o
         return labelled(self, split)
 
     class Watching(Recorder):
-        def report(self, report: Report) -> bool:
+        def report(self, report: Report) -> Verdict:
             events.append("report")
             return super().report(report)
 

@@ -30,7 +30,7 @@ from gam_ray.domains import (
 )
 from gam_ray.networks import ChainNetwork, register_network
 from gam_ray.networks.chain import numbered
-from gam_ray.training.reports import Report
+from gam_ray.training.reports import Report, Verdict
 from gam_ray.training.trial import Place
 
 COUNT = 64
@@ -186,9 +186,9 @@ class Recorder:
         self.reports: list[Report] = []
         self._stop_at = stop_at
 
-    def report(self, report: Report) -> bool:
+    def report(self, report: Report) -> Verdict:
         self.reports.append(report)
-        return report.step != self._stop_at
+        return Verdict(go_on=report.step != self._stop_at)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Nothing to keep."""
@@ -239,13 +239,13 @@ class Failing(Recorder):
         super().__init__()
         self._when, self._step = when, step
 
-    def report(self, report: Report) -> bool:
+    def report(self, report: Report) -> Verdict:
         if self._when == "before the report" and report.step == self._step:
             raise PowerCutError
         super().report(report)
         if self._when == "after the report" and report.step == self._step:
             raise PowerCutError
-        return True
+        return Verdict(go_on=True)
 
     def progress(self, stage: str, done: int, total: int) -> None:  # noqa: ARG002
         if (self._when, stage, done) == ("between reports", "adapting", self._step):

@@ -1,0 +1,94 @@
+"""Standings: the objective of each model, alone or ranked among the others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+
+from gam_ray.selection.consensus import LEAST_OTHERS, agreements
+from gam_ray.selection.standings import Standings, mean_ranks
+
+SURE = np.eye(3)
+
+
+def votes(*classes: int) -> np.ndarray:
+    return SURE[list(classes)]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4).map(float), st.integers(0, 4).map(float)),
+        min_size=2,
+        max_size=8,
+    )
+)
+def test_mean_ranks_are_scipys_scaled_to_0_and_1(pairs: list[tuple[float, float]]) -> None:
+    scores = [{f"m{n}": pair[k] for n, pair in enumerate(pairs)} for k in (0, 1)]
+    expected = np.mean(
+        [(rankdata(list(values.values())) - 1) / (len(pairs) - 1) for values in scores], axis=0
+    )
+    found = mean_ranks(scores)
+    assert [found[f"m{n}"] for n in range(len(pairs))] == pytest.approx(expected)
+
+
+def test_one_model_ranks_in_the_middle() -> None:
+    assert mean_ranks([{"a": 3.0}]) == {"a": 0.5}
+
+
+def test_one_score_is_the_objective_itself() -> None:
+    standings = Standings(["bnm"])
+    standings.put("a", {"score/bnm": 0.25}, votes(0, 1))
+    standings.put("b", {"score/bnm": 0.5}, votes(0, 1))
+    assert standings.values() == {"a": 0.25, "b": 0.5}
+    assert standings.value("b") == 0.5
+    assert "a" in standings
+    assert "c" not in standings
+
+
+def test_ensv_is_the_crowds_and_what_has_no_vote_is_held_against_it() -> None:
+    standings = Standings(["ensv"])
+    said = {"a": votes(0, 1, 2), "b": votes(0, 1, 1), "c": votes(2, 2, 2)}
+    for name, predictions in said.items():
+        standings.put(name, {}, predictions, has_vote=name != "c")
+    assert standings.values() == agreements(said, untrusted={"c"})
+    # A second word replaces the first.
+    standings.put("c", {}, votes(0, 1, 1), has_vote=False)
+    assert standings.value("c") == pytest.approx(2 / 3 if standings.value("b") < 1 else 1)
+
+
+def crowd(scores: list[str], others: int) -> Standings:
+    standings = Standings(scores)
+    for n in range(others):
+        standings.put(f"other {n}", {"score/bnm": 0.1 * n}, votes(0, 1, 2))
+    standings.put("own", {"score/bnm": 0.25}, votes(0, 0, 2))
+    return standings
+
+
+def test_a_checkpoint_that_the_others_agree_with_more_is_no_worse() -> None:
+    standings = crowd(["ensv"], LEAST_OTHERS)
+    assert standings.is_no_worse("own", {}, votes(0, 1, 2))
+    assert standings.is_no_worse("own", {}, votes(0, 0, 2))
+    assert not standings.is_no_worse("own", {}, votes(0, 0, 0))
+
+
+def test_a_few_others_say_nothing_of_a_checkpoint() -> None:
+    assert crowd(["ensv"], LEAST_OTHERS - 1).is_no_worse("own", {}, votes(2, 2, 1))
+
+
+def test_checkpoints_compare_by_their_mean_rank_among_the_others() -> None:
+    standings = crowd(["ensv", "bnm"], LEAST_OTHERS)
+    # Better by bnm than three others in place of two; by ensv still below all.
+    assert standings.is_no_worse("own", {"score/bnm": 0.35}, votes(0, 0, 2))
+    assert not standings.is_no_worse("own", {"score/bnm": 0.05}, votes(0, 0, 2))
+    # Equal to the others by ensv outweighs one place by bnm.
+    assert standings.is_no_worse("own", {"score/bnm": 0.15}, votes(0, 1, 2))
+
+
+def test_a_report_without_the_score_is_an_error_that_names_it() -> None:
+    standings = Standings(["snd"])
+    standings.put("a", {"score/bnm": 1.0}, votes(0))
+    with pytest.raises(KeyError, match="score/snd"):
+        standings.value("a")
