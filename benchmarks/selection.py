@@ -1,14 +1,16 @@
 """How well scores choose: random search, every score at every checkpoint, held against the oracle.
 
-    python benchmarks/selection.py --trials 40 --json benchmarks/results/selection.json
+    python benchmarks/selection.py --json benchmarks/results/selection.json
 
-Each task has the baselines and `--trials` random proposals, short ones. Of every report all scores,
-the guard's figures, the predictions and the accuracy on the target's test split are kept, so that
-the choice can be made again by each score, without labels, and its regret be told. `SCORE, student`
-is the consensus student of the best trials by that score, which starts from the very best by it.
-The second table is over the checkpoints of one trial. The last line names the default that the
-*other* tasks would have chosen for each task, by their mean regret, so that no default is judged on
-what it was chosen from.
+Each task has the baselines and `--trials` random proposals (half as many of streets), short ones.
+Of every report all scores, the guard's figures, the predictions and the accuracy on the target's
+test split are kept, so that the choice can be made again by each objective, without labels, and
+its regret be told. `OBJECTIVE, student` is the consensus student of the best trials by that
+objective; `OBJECTIVE, study` is what a study ends with: the student if it follows its teachers as
+well as the best trial does, else that trial. The second table is over the checkpoints of one trial,
+held against the last ones of the others. The last line names the default that the *other* tasks
+would have chosen for each task, by their mean regret, so that no default is judged on what it was
+chosen from. `--record` writes what `gam-ray best` says of an objective's reliability.
 """
 
 from __future__ import annotations
@@ -26,9 +28,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tables import parser, spread, stamp
 
-from gam_ray.config import SearchSpace, StudentConfig, TrialConfig, apply_settings
-from gam_ray.selection.consensus import agreements
+from gam_ray.config import (
+    ObjectiveConfig,
+    SearchSpace,
+    StudentConfig,
+    TrialConfig,
+    apply_settings,
+)
+from gam_ray.selection.consensus import Crowd
 from gam_ray.selection.guard import guard_causes
+from gam_ray.selection.standings import CONFIDENT_ENSV, ENSV, Standings
 
 STREETS = {"source": "streets", "target": "camvid", "network": "erfnet-encoder", "size": [120, 160]}
 TASKS: dict[str, dict[str, Any]] = {
@@ -70,8 +79,19 @@ STREETS_SPACE = {
 }
 LABEL_SHIFT = 0.65
 TEACHERS = 6
-# Scores whose best trials teach a student.
-TEACHING = ("ensv", "information_maximisation", "class_ami")
+DEFAULT = ObjectiveConfig()
+# Beside every score alone.
+AGGREGATES = (
+    DEFAULT.score,
+    ("confident_ensv", "class_ami"),
+    ("confident_ensv", "entropy"),
+    ("ensv", "class_ami", "entropy"),
+    ("entropy", "class_ami", "mixval"),
+    ("entropy", "snd", "class_ami", "mixval"),
+)
+# Objectives whose best trials teach a student.
+TEACHING = (DEFAULT.score, ("ensv",))
+RECORD = Path("gam_ray") / "selection" / "reliability.json"
 
 Array = NDArray[np.float64]
 
@@ -81,26 +101,37 @@ def main() -> None:
     options = parser(__doc__.splitlines()[0], seeds=[0])
     options.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     options.add_argument("--trials", type=int, default=40, help="random proposals of a task")
+    options.add_argument("--record", action="store_true", help=f"write {RECORD}")
     given = options.parse_args()
     found = {task: run_task(task, given) for task in given.tasks}
-    over_trials = {
-        task: judge([trial[-1] for trial in trials]) | students(trials, given)
-        for task, trials in found.items()
-    }
-    over_steps = {task: judge_steps(trials) for task, trials in found.items()}
-    print(markdown(over_trials))
-    print(markdown(over_steps))
-    print(json.dumps(defaults(over_trials), ensure_ascii=False))
-    if given.json:
-        content = {
-            **stamp(),
-            "seeds": given.seeds,
-            "trials": given.trials,
-            "over_trials": over_trials,
-            "over_checkpoints": over_steps,
-            "left_one_out": defaults(over_trials),
+    with ProcessPoolExecutor(given.processes) as pool:
+        taught = {
+            task: pool.submit(students, trials, given.folder, given.data_root)
+            for task, trials in found.items()
         }
+        over_steps = {
+            task: pool.submit(judge_steps, trials, given.folder) for task, trials in found.items()
+        }
+        over_trials = {
+            task: judge(last_of(trials), given.folder) | taught[task].result()
+            for task, trials in found.items()
+        }
+        over_checkpoints = {task: future.result() for task, future in over_steps.items()}
+    print(markdown(over_trials))
+    print(markdown(over_checkpoints))
+    print(json.dumps(defaults(over_trials), ensure_ascii=False))
+    content = {
+        **stamp(),
+        "seeds": given.seeds,
+        "trials": {task: len(trials) for task, trials in found.items()},
+        "over_trials": over_trials,
+        "over_checkpoints": over_checkpoints,
+        "left_one_out": defaults(over_trials),
+    }
+    if given.json:
         given.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    if given.record:
+        RECORD.write_text(json.dumps(reliabilities(over_trials), indent=1) + "\n")
 
 
 def proposals(task: str, count: int, seed: int) -> list[TrialConfig]:
@@ -119,6 +150,7 @@ def proposals(task: str, count: int, seed: int) -> list[TrialConfig]:
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study, propose = optuna.create_study(sampler=sampler), DefineByRun(space, base)
     settings = [{"adaptation.kind": "none"}, {"adaptation.kind": "gaussian"}]
+    count //= 2 if task == "streets" else 1
     settings += [propose(study.ask())["settings"] for _ in range(count)]
     return [apply_settings(base, each) for each in settings]
 
@@ -139,7 +171,7 @@ def run_task(task: str, options: argparse.Namespace) -> list[list[dict[str, Any]
 
 
 def run(config: TrialConfig, folder: Path, data_root: Path | None) -> list[dict[str, Any]]:
-    """One trial's reports, with `accuracy` and the file of `predictions`; read if it is done."""
+    """One trial's reports, with `accuracy`; read if it is done."""
     import torch
 
     from gam_ray.training.data import load_target_labels, load_task
@@ -161,13 +193,11 @@ def run(config: TrialConfig, folder: Path, data_root: Path | None) -> list[dict[
     class Keeper:
         def report(self, report: Report) -> Verdict:
             right = quality(load_adapted(config, report.checkpoint, device), test, names)[""]
-            file = here / f"predictions-{report.step}.npy"
-            np.save(file, report.predictions.astype(np.float16))
+            np.save(here / predictions_file(report.step), report.predictions.astype(np.float16))
             reports[report.step] = {
                 "key": config.key(),
                 "step": report.step,
                 "accuracy": right,
-                "predictions": str(file),
                 "metrics": report.metrics,
                 "is_source": config.adaptation.kind == "none" and not config.student,
             }
@@ -187,49 +217,118 @@ def run(config: TrialConfig, folder: Path, data_root: Path | None) -> list[dict[
     return list(reports.values())
 
 
-def judge(candidates: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Score → regret, weighted Spearman, accuracy chosen and so on, in points of accuracy."""
+def last_of(trials: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The last report of each trial."""
+    return [reports[-1] for reports in trials]
+
+
+def judge(candidates: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, dict[str, float]]:
+    """Objective → regret, weighted Spearman, accuracy chosen and so on, in points of accuracy."""
+    crowd = {each["key"]: each for each in candidates}
+    return {
+        name_of(scores): verdict(candidates, values_by(scores, crowd, folder))
+        for scores in objectives(candidates)
+    }
+
+
+def verdict(candidates: Sequence[Mapping[str, Any]], values: Sequence[float]) -> dict[str, float]:
+    """What choosing by these values came to."""
     accuracy = np.array([100 * each["accuracy"] for each in candidates])
     none = [100 * each["accuracy"] for each in candidates if each["is_source"]]
     trusted = np.array([is_trusted(each) for each in candidates])
-    found = {}
-    for name, values in score_values(candidates, trusted).items():
-        chosen = accuracy[int(np.argmax(np.where(trusted, values, -np.inf)))]
-        found[name] = {
-            "chosen": float(chosen),
-            "regret": float(accuracy.max() - chosen),
-            "spearman": weighted_spearman(values, accuracy),
-            "best": float(accuracy.max()),
-            **({"above_none": float(chosen - none[0])} if none else {}),
+    chosen = accuracy[int(np.argmax(np.where(trusted, values, -np.inf)))]
+    return {
+        "chosen": float(chosen),
+        "regret": float(accuracy.max() - chosen),
+        "spearman": weighted_spearman(np.array(values), accuracy),
+        "best": float(accuracy.max()),
+        **({"above_none": float(chosen - none[0])} if none else {}),
+    }
+
+
+def objectives(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Every score alone, and the aggregates."""
+    names = [n.removeprefix("score/") for n in candidates[0]["metrics"] if n.startswith("score/")]
+    return [(ENSV,), (CONFIDENT_ENSV,), *((name,) for name in names), *AGGREGATES]
+
+
+def name_of(scores: Sequence[str]) -> str:
+    """As a study names it."""
+    return ObjectiveConfig.from_mapping({"score": list(scores)}).name
+
+
+def values_by(
+    scores: Sequence[str], crowd: Mapping[str, Mapping[str, Any]], folder: Path
+) -> list[float]:
+    """The objective's value of each report of a crowd, each held against the others."""
+    standings = Standings(scores)
+    for key, report in crowd.items():
+        # Before their odds were bounded, IWCV and DEV overflowed in three reports.
+        metrics = {
+            name: value if np.isfinite(value) else -np.inf
+            for name, value in report["metrics"].items()
         }
-    return found
+        standings.put(key, metrics, predicted(report, folder), has_vote=is_trusted(report))
+    return list(standings.values().values())
+
+
+def predictions_file(step: int) -> str:
+    """Name of a file in a trial's folder."""
+    return f"predictions-{step}.npy"
+
+
+def predicted(report: Mapping[str, Any], folder: Path) -> Array:
+    """What a report predicted on the held-out target, [N, C]."""
+    file = folder / "selection" / report["key"] / predictions_file(report["step"])
+    found: Array = np.load(file).astype(np.float64)
+    return found / found.sum(1, keepdims=True)
 
 
 def students(
-    trials: Sequence[Sequence[Mapping[str, Any]]], options: argparse.Namespace
+    trials: Sequence[Sequence[dict[str, Any]]], folder: Path, data_root: Path | None
 ) -> dict[str, dict[str, float]]:
-    """Score and student → what came of teaching one from the best trials by that score."""
-    last = [reports[-1] for reports in trials]
+    """What came of teaching a student from the best trials by an objective, and of a study."""
+    last = last_of(trials)
+    crowd = {each["key"]: each for each in last}
     accuracy = np.array([100 * each["accuracy"] for each in last])
     none = next(100 * each["accuracy"] for each in last if each["is_source"])
     trusted = np.array([is_trusted(each) for each in last])
-    values = score_values(last, trusted)
     found = {}
-    for name in TEACHING:
-        order = np.argsort(-np.where(trusted, values[name], -np.inf), kind="stable")
-        teachers = [last[int(n)]["key"] for n in order[: min(TEACHERS, trusted.sum())]]
-        config = TrialConfig.from_mapping(trial_of(options.folder, teachers[0])).baseline("none")
-        config = config.model_copy(update={"student": StudentConfig(teachers=tuple(teachers))})
-        (report,) = run(config, options.folder, options.data_root)
-        chosen = 100 * report["accuracy"]
-        found[f"{name}, student"] = {
-            "chosen": chosen,
-            "regret": float(accuracy.max() - chosen),
-            "best": float(accuracy.max()),
-            "above_none": float(chosen - none),
-            "above_first_teacher": float(chosen - accuracy[order[0]]),
-        }
+    for scores in TEACHING:
+        values = np.array(values_by(scores, crowd, folder))
+        order = np.argsort(-np.where(trusted, values, -np.inf), kind="stable")
+        teachers = [last[int(n)] for n in order[: min(TEACHERS, trusted.sum())]]
+        first = teachers[0]
+        config = TrialConfig.from_mapping(trial_of(folder, first["key"])).baseline("none")
+        keys = tuple(each["key"] for each in teachers)
+        config = config.model_copy(update={"student": StudentConfig(teachers=keys)})
+        (student,) = run(config, folder, data_root)
+        replaces = not first["is_source"] and follows(student, first, teachers, folder)
+        for name, end in (("student", student), ("study", student if replaces else first)):
+            chosen = 100 * end["accuracy"]
+            found[f"{name_of(scores)}, {name}"] = {
+                "chosen": chosen,
+                "regret": float(accuracy.max() - chosen),
+                "best": float(accuracy.max()),
+                "above_none": float(chosen - none),
+                "above_first_teacher": float(chosen - accuracy[order[0]]),
+            }
     return found
+
+
+def follows(
+    student: Mapping[str, Any],
+    first: Mapping[str, Any],
+    teachers: Sequence[Mapping[str, Any]],
+    folder: Path,
+) -> bool:
+    """Whether a study would choose the student and not its first teacher."""
+    crowd = Crowd()
+    for each in (*teachers, student):
+        crowd.vote(each["key"], predicted(each, folder))
+    voters = [each["key"] for each in teachers]
+    agreement = [crowd.agreement_with(voters, each["key"]) for each in (student, first)]
+    return is_trusted(student) and agreement[0] >= agreement[1]
 
 
 def trial_of(folder: Path, key: str) -> dict[str, Any]:
@@ -242,21 +341,6 @@ def is_trusted(report: Mapping[str, Any]) -> bool:
     """As a study has it: the source network itself always is."""
     causes = guard_causes(report["metrics"], label_shift=LABEL_SHIFT)
     return bool(report["is_source"]) or not causes
-
-
-def score_values(
-    candidates: Sequence[Mapping[str, Any]], trusted: NDArray[np.bool_]
-) -> dict[str, Array]:
-    """Score → its value of each candidate; ``ensv`` over all of them at once."""
-    metrics = [each["metrics"] for each in candidates]
-    names = [name for name in metrics[0] if name.startswith("score/")]
-    values = {
-        name.removeprefix("score/"): np.array([each[name] for each in metrics]) for name in names
-    }
-    crowd = {str(n): np.load(each["predictions"]) for n, each in enumerate(candidates)}
-    out = {str(n) for n, is_in in enumerate(trusted) if not is_in}
-    ensv = agreements({n: p.astype(np.float32) for n, p in crowd.items()}, untrusted=out)
-    return {"ensv": np.array([ensv[str(n)] for n in range(len(candidates))]), **values}
 
 
 def weighted_spearman(values: Array, accuracy: Array) -> float:
@@ -275,15 +359,26 @@ def weighted_spearman(values: Array, accuracy: Array) -> float:
     return float((weights * centred[0] * centred[1]).sum() / np.sqrt(variances[0] * variances[1]))
 
 
-def judge_steps(trials: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
-    """As `judge`, over the checkpoints of one trial, the mean of all trials that have several."""
-    judged = [judge(reports) for reports in trials if len(reports) > 1]
+def judge_steps(
+    trials: Sequence[Sequence[dict[str, Any]]], folder: Path
+) -> dict[str, dict[str, float]]:
+    """As `judge`, over the checkpoints of one trial, the mean of all trials that have several.
+
+    Each is held against the last ones of the other trials, as a study would.
+    """
+    last = {each["key"]: each for each in last_of(trials)}
+    judged: dict[str, list[dict[str, float]]] = {}
+    for reports in (reports for reports in trials if len(reports) > 1):
+        key = reports[0]["key"]
+        place = list(last).index(key)
+        for scores in objectives(reports):
+            values = [values_by(scores, {**last, key: report}, folder)[place] for report in reports]
+            judged.setdefault(name_of(scores), []).append(verdict(reports, values))
+        newest = [float(report["step"]) for report in reports]
+        judged.setdefault("the last", []).append(verdict(reports, newest))
     return {
-        name: {
-            figure: spread([each[name][figure] for each in judged])["mean"]
-            for figure in judged[0][name]
-        }
-        for name in (judged[0] if judged else {})
+        name: {figure: spread([each[figure] for each in found])["mean"] for figure in found[0]}
+        for name, found in judged.items()
     }
 
 
@@ -299,6 +394,25 @@ def defaults(tasks: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str
     return found
 
 
+def reliabilities(
+    tasks: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> dict[str, dict[str, float]]:
+    """Objective → what `gam_ray.selection.reliability` tells of it; of a study, if it is known."""
+    names = dict.fromkeys(name for scores in tasks.values() for name in scores)
+    found = {}
+    for name in (n for n in names if not n.endswith((", student", ", study"))):
+        alone = [scores[name] for scores in tasks.values() if name in scores]
+        ends = [scores.get(f"{name}, study", scores.get(name)) for scores in tasks.values()]
+        regrets = [end["regret"] for end in ends if end]
+        found[name] = {
+            "tasks": len(alone),
+            "mean_regret": round(float(np.mean(regrets)), 2),
+            "worst_regret": round(max(regrets), 2),
+            "mean_spearman": round(float(np.mean([each["spearman"] for each in alone])), 3),
+        }
+    return found
+
+
 def cell(judged: Mapping[str, float]) -> str:
     """`regret / weighted Spearman`; of a student, which ranks nothing, the regret."""
     rank = f" / {judged['spearman']:.2f}" if "spearman" in judged else ""
@@ -309,16 +423,16 @@ def markdown(tasks: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Scores × tasks, `regret / weighted Spearman`, and over the tasks mean and worst regret."""
     names = list(dict.fromkeys(name for scores in tasks.values() for name in scores))
     lines = [
-        f"| score | {' | '.join(tasks)} | mean regret | worst |",
-        "|---" * (len(tasks) + 3) + "|",
+        f"| objective | {' | '.join(tasks)} | mean regret | worst | below none |",
+        "|---" * (len(tasks) + 4) + "|",
     ]
     for name in names:
         judged = [scores.get(name) for scores in tasks.values()]
         cells = [cell(each) if each else "" for each in judged]
         regrets = [each["regret"] for each in judged if each]
-        lines.append(
-            f"| {name} | {' | '.join(cells)} | {np.mean(regrets):.1f} | {max(regrets):.1f} |"
-        )
+        harmed = sum(each.get("above_none", 0) < 0 for each in judged if each)
+        summary = f"{np.mean(regrets):.1f} | {max(regrets):.1f} | {harmed}"
+        lines.append(f"| {name} | {' | '.join(cells)} | {summary} |")
     return "\n".join(lines) + "\n"
 
 

@@ -28,6 +28,7 @@ class SearchConfig(ConfigModel):
 
 ScoreName = Literal[
     "ensv",
+    "confident_ensv",
     "entropy",
     "information_maximisation",
     "bnm",
@@ -47,10 +48,11 @@ ScoreName = Literal[
 class ObjectiveConfig(ConfigModel):
     """What the search maximises and what chooses; none but ``oracle`` sees a target label."""
 
-    score: tuple[ScoreName, ...] = ("ensv",)
+    score: tuple[ScoreName, ...] = ("confident_ensv", "class_ami", "entropy")
     """One score, or a list of several: then the mean of a trial's ranks by each of them.
-    ``ensv``: agreement with the consensus of the study's trials. The others are of one model
-    alone; `gam_ray.selection.scores` says what each is. All are logged, and higher is better.
+    ``ensv``: agreement with the consensus of the study's trials; ``confident_ensv``: with that
+    of the six trials that are surest of what they predict. The others are of one model alone;
+    `gam_ray.selection.scores` says what each is. All are logged, and higher is better.
     ``oracle`` chooses by the target's test labels, for comparison alone, and every output
     says so."""
     label_shift: Annotated[float, Field(ge=0, le=1)] = 0.65

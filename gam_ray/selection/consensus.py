@@ -16,10 +16,6 @@ from numpy.typing import NDArray
 
 Probabilities = NDArray[np.floating]
 
-# Of fewer other models the consensus says little of a model's own checkpoints: the first adapted
-# ones of a study would be held against the networks that were not adapted.
-LEAST_OTHERS = 5
-
 
 class Crowd:
     """The predictions of a study's models on the held-out target, one vote a model.
@@ -81,25 +77,26 @@ class Crowd:
         total = self._total if self._voters else sum(self._members.values())
         return _share_alike(own, np.asarray(total))
 
-    def agreement_with_others(self, name: str, probabilities: Probabilities | None = None) -> float:
-        """Share in [0, 1] of images where a model predicts what the others' consensus does.
-
-        By it, checkpoints of one model compare: its own vote is in neither scale. Where fewer
-        than `LEAST_OTHERS` others have a vote, 1 for all.
+    def agreement_with(
+        self, voters: Collection[str], name: str, probabilities: Probabilities | None = None
+    ) -> float:
+        """Share in [0, 1] of images where a model predicts what the consensus of `voters` does.
 
         Args:
+            voters: Members, at least one.
             name: The model.
             probabilities: What it says; by default the predictions that it has here.
 
         Raises:
-            KeyError: If `name` is no member.
+            KeyError: If `name` or a voter is no member.
         """
-        voted = self._members[name]
-        if len(self._voters - {name}) < LEAST_OTHERS:
-            return 1.0
-        assert self._total is not None
-        others = self._total - voted if name in self._voters else self._total
-        return _share_alike(voted if probabilities is None else probabilities, others)
+        total = np.sum([self._members[voter] for voter in voters], axis=0)
+        return _share_alike(self._members[name] if probabilities is None else probabilities, total)
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """Members that have a vote, in the order in which they came; all, while none has one."""
+        return tuple(name for name in self._members if name in self._voters) or tuple(self._members)
 
 
 def _share_alike(own: Probabilities, total: Probabilities) -> float:

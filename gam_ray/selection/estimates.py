@@ -8,6 +8,9 @@ from torch import Tensor
 
 # Of the log of an importance weight.
 PRIOR_VARIANCE = 10.0
+# The log of a weight is bounded by this, some six of its standard deviations: beyond, a single row
+# would be all that counts, and its exponential infinite.
+MOST_LOG_ODDS = 20.0
 
 
 def cluster(features: Tensor, classes: int, *, seed: int) -> NDArray[np.int64]:
@@ -53,6 +56,7 @@ def importance_weights(source: Tensor, target: Tensor) -> NDArray[np.float64]:
         model = make_pipeline(StandardScaler(), regression)
         is_target = np.repeat([0, 1], [len(side) for side in fitted])
         model.fit(np.concatenate(fitted), is_target)
-        odds = np.exp(model.decision_function(rows[0][half::2]))
+        log_odds = model.decision_function(rows[0][half::2])
+        odds = np.exp(np.clip(log_odds, -MOST_LOG_ODDS, MOST_LOG_ODDS))
         weights[half::2] = odds * len(fitted[0]) / len(fitted[1])
     return weights

@@ -10,27 +10,35 @@ from collections.abc import Mapping, Sequence
 
 from gam_ray.selection.consensus import Crowd, Probabilities
 
-ENSV, MEAN_RANK = "ensv", "mean_rank"
-"""The score of the crowd, and the aggregate of several scores, as reports name them."""
+ENSV, CONFIDENT_ENSV, MEAN_RANK = "ensv", "confident_ensv", "mean_rank"
+"""The scores of the crowd, and the aggregate of several scores, as reports name them."""
+
+# Voters of `confident_ensv`. Half of a crowd may be wrong alike, as under label shift those that
+# match every class; among the few surest, what collapsed is outvoted by what did not.
+CONFIDENT_VOTERS = 6
+# Of fewer other models the consensus says little of a model's own checkpoints: the first adapted
+# ones of a study would be held against the networks that were not adapted.
+LEAST_OTHERS = 5
 
 
 class Standings:
     """The newest word of each model of a study, and what the objective says of it.
 
+    Two scores are the crowd's. ``ensv`` is the share of images where a model predicts what the
+    consensus of all models that have a vote does; ``confident_ensv`` has as voters the six of
+    them that are surest, by the mean entropy of their predictions. Both in [0, 1].
+
     Of one score, its own value is the objective; of several, the mean over them of the model's
     rank among all models.
 
     Args:
-        scores: Names of scores; ``ensv`` is that of the crowd, the others stand in reports.
+        scores: Names of scores; all but the crowd's stand in reports.
     """
 
     def __init__(self, scores: Sequence[str]) -> None:
         self._scores = tuple(scores)
         self._crowd = Crowd()
         self._metrics: dict[str, Mapping[str, float]] = {}
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._metrics
 
     def put(
         self,
@@ -44,7 +52,8 @@ class Standings:
 
         Args:
             name: The model.
-            metrics: Of its report, with ``score/NAME`` of each score but ``ensv``.
+            metrics: Of its report, with ``score/entropy`` and ``score/NAME`` of each score that
+                is not the crowd's.
             predictions: Probabilities [N, C] on the held-out target.
             has_vote: Whether they count in the consensus.
 
@@ -54,9 +63,12 @@ class Standings:
         self._crowd.vote(name, predictions, trusted=has_vote)
         self._metrics[name] = metrics
 
-    def agreement(self, name: str) -> float:
-        """EnsV of a model: its agreement with the consensus of those that have a vote."""
-        return self._crowd.agreement(name)
+    def crowd_scores(self, name: str) -> dict[str, float]:
+        """Both scores of the crowd of one model, by name."""
+        return {
+            ENSV: self._crowd.agreement(name),
+            CONFIDENT_ENSV: self._crowd.agreement_with(self._confident(), name),
+        }
 
     def value(self, name: str) -> float:
         """The objective of one model.
@@ -65,14 +77,12 @@ class Standings:
             KeyError: If it is not here, or its report lacks a score.
         """
         if len(self._scores) == 1:
-            return self._score(name, self._scores[0])
+            return self._values_of(self._scores[0])[name]
         return self.values()[name]
 
     def values(self) -> dict[str, float]:
         """The objective of each model, by name."""
-        by_score = [
-            {name: self._score(name, score) for name in self._metrics} for score in self._scores
-        ]
+        by_score = [self._values_of(score) for score in self._scores]
         return by_score[0] if len(by_score) == 1 else mean_ranks(by_score)
 
     def is_no_worse(
@@ -80,26 +90,55 @@ class Standings:
     ) -> bool:
         """Whether another report of a model is at least as good as the one it has here.
 
-        Both are held against the other models alone. Where there is no other model, the consensus
-        says nothing, and ``ensv`` finds them equal.
+        Both are held against the other models alone: its own vote is in neither scale. Where
+        fewer than `LEAST_OTHERS` of them have a vote, the crowd's scores find the two equal.
         """
-        others = self._crowd.agreement_with_others
-        new = self._against_others(name, metrics, others(name, predictions))
-        old = self._against_others(name, self._metrics[name], others(name))
-        return new >= old
+        new = self._against_others(name, metrics, predictions)
+        return new >= self._against_others(name, self._metrics[name], None)
 
-    def _against_others(self, name: str, metrics: Mapping[str, float], agreement: float) -> float:
-        own = {s: agreement if s == ENSV else metrics[f"score/{s}"] for s in self._scores}
+    def _against_others(
+        self, name: str, metrics: Mapping[str, float], predictions: Probabilities | None
+    ) -> float:
+        own = {}
+        for score in self._scores:
+            voters = self._voters(score, without=name)
+            if voters is None:
+                own[score] = metrics[f"score/{score}"]
+            elif len(self._able(without=name)) < LEAST_OTHERS:
+                own[score] = 1.0
+            else:
+                own[score] = self._crowd.agreement_with(voters, name, predictions)
         if len(own) == 1:
             return own[self._scores[0]]
-        others = [other for other in self._metrics if other != name]
+        of_all = {score: self._values_of(score) for score in self._scores}
         return statistics.fmean(
-            _rank(value, [self._score(other, score) for other in others])
+            _rank(value, [v for other, v in of_all[score].items() if other != name])
             for score, value in own.items()
         )
 
-    def _score(self, name: str, score: str) -> float:
-        return self.agreement(name) if score == ENSV else self._metrics[name][f"score/{score}"]
+    def _values_of(self, score: str) -> dict[str, float]:
+        voters = self._voters(score)
+        if voters is None:
+            return {name: metrics[f"score/{score}"] for name, metrics in self._metrics.items()}
+        if score == ENSV:
+            return {name: self._crowd.agreement(name) for name in self._metrics}
+        return {name: self._crowd.agreement_with(voters, name) for name in self._metrics}
+
+    def _voters(self, score: str, *, without: str | None = None) -> list[str] | None:
+        """Whose consensus a score is held against; None of a score that is not the crowd's."""
+        if score == ENSV:
+            return self._able(without=without)
+        return self._confident(without=without) if score == CONFIDENT_ENSV else None
+
+    def _able(self, *, without: str | None = None) -> list[str]:
+        return [voter for voter in self._crowd.voters if voter != without]
+
+    def _confident(self, *, without: str | None = None) -> list[str]:
+        """Those with a vote whose predictions have the least entropy; of equals the first."""
+        able = self._able(without=without)
+        return sorted(able, key=lambda name: -self._metrics[name]["score/entropy"])[
+            :CONFIDENT_VOTERS
+        ]
 
 
 def mean_ranks(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gam_ray.config import StudentConfig, StudyConfig, TrialConfig, apply_settings
-from gam_ray.selection.standings import ENSV, MEAN_RANK, Standings
+from gam_ray.selection.standings import MEAN_RANK, Standings
 from gam_ray.study.store import (
     EndRecord,
     EndState,
@@ -342,7 +342,8 @@ class Broker:
         keep = self._is_no_worse(trial, metrics, predictions)
         has_vote = trial.record.has_vote and not self._distrust(trial, metrics)
         self._standings.put(key, metrics, predictions, has_vote=has_vote)
-        metrics = {**metrics, f"score/{ENSV}": self._standings.agreement(key)}
+        crowd = self._standings.crowd_scores(key)
+        metrics = {**metrics, **{f"score/{name}": value for name, value in crowd.items()}}
         if self._metric == f"score/{MEAN_RANK}":
             metrics[self._metric] = self._standings.value(key)
         report = ReportRecord(step=step, metrics=metrics, time=time.time(), kept=keep)

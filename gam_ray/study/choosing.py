@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from gam_ray.config import ObjectiveConfig, derive_seed
 from gam_ray.selection.choice import Candidate, choose, unless_no_better
+from gam_ray.selection.consensus import Crowd
 from gam_ray.selection.standings import Standings
 from gam_ray.study.store import ROLES, Role, StudyStore, TrialRecord
 from gam_ray.study.trust import distrust
@@ -27,12 +28,15 @@ class Ended:
         score: Its final score.
         causes: Why the guard distrusts it; empty if it does not.
         is_whole: Whether it did all its steps.
+        agreement: Share of the held-out target where it predicts what the consensus of the
+            student's teachers does; None where the study has no student.
     """
 
     record: TrialRecord
     score: float
     causes: tuple[str, ...]
     is_whole: bool
+    agreement: float | None = None
 
     @property
     def setting(self) -> str:
@@ -68,7 +72,7 @@ def ended_trials(
     all these trials; those that the guard distrusts, and students, have no vote.
     """
     found: list[tuple[TrialRecord, tuple[str, ...], bool]] = []
-    standings = Standings(objective.score)
+    standings, crowd = Standings(objective.score), Crowd()
     for files in store.trials():
         end, record = files.end(), files.record()
         if not end or end.state == "failed" or record.role not in roles:
@@ -79,9 +83,19 @@ def ended_trials(
         causes = distrust(record, kept.metrics, label_shift=objective.label_shift)
         has_vote = record.has_vote and not causes
         standings.put(record.key, kept.metrics, predictions, has_vote=has_vote)
+        crowd.vote(record.key, predictions)
         found.append((record, causes, end.state == "finished"))
     scores = standings.values()
-    return [Ended(record, scores[record.key], causes, whole) for record, causes, whole in found]
+    taught = [record.config.student for record, _, _ in found if record.config.student]
+    followed = {
+        record.key: crowd.agreement_with(student.teachers, record.key)
+        for student in taught
+        for record, _, _ in found
+    }
+    return [
+        Ended(record, scores[record.key], causes, whole, followed.get(record.key))
+        for record, causes, whole in found
+    ]
 
 
 def finalists(store: StudyStore, objective: ObjectiveConfig) -> list[Ended]:
@@ -114,16 +128,38 @@ def teachers(store: StudyStore, objective: ObjectiveConfig, count: int) -> tuple
 
 
 def choose_trial(trials: list[Ended]) -> Choice:
-    """The setting with the best mean score over its runs, and of them the best.
+    """The setting with the best mean score over its runs, and of them the best; or the student.
 
-    Where finalists were run on fresh seeds, a setting with one run cannot win, except a baseline
-    and the student. Where the best mean is not above the source network's by more than the
-    standard deviation over seeds, the choice is the source network: do not adapt.
+    Where finalists were run on fresh seeds, a setting with one run cannot win, except a baseline.
+    Where the best mean is not above the source network's by more than the standard deviation
+    over seeds, the choice is the source network: do not adapt. Else a student that the guard
+    trusts takes the place of the best run if it predicts what its teachers say together at
+    least as often: a consensus is right more often than one voter. Other scores are no measure of
+    it, since it was taught to be as unsure as its teachers differ.
 
     Raises:
         ValueError: If no trial that the guard trusts has ended in order.
     """
     _check_some_trusted(trials)
+    students = [trial for trial in trials if trial.record.role == "student"]
+    best = _best_setting([trial for trial in trials if trial not in students])
+    for student in students:
+        if not student.causes and _replaces(student, best, trials):
+            return _summary([student])
+    return best
+
+
+def _replaces(student: Ended, best: Choice, trials: list[Ended]) -> bool:
+    """Whether the student is to be chosen in place of the best setting's best run."""
+    (run,) = (trial for trial in trials if trial.record.key == best.key)
+    if run.record.role == "no adaptation":
+        return False
+    assert student.agreement is not None
+    assert run.agreement is not None
+    return student.agreement >= run.agreement
+
+
+def _best_setting(trials: list[Ended]) -> Choice:
     by_setting: dict[str, list[Ended]] = {}
     for trial in trials:
         if not trial.causes:

@@ -52,6 +52,8 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # At Ray's 15 the training itself, in workers, would yield to whatever else the machine does.
+    "RAY_worker_niceness": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Tune would swallow Ctrl+C and end as if all trials were over.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",

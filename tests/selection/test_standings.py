@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from gam_ray.selection.consensus import LEAST_OTHERS, agreements
-from gam_ray.selection.standings import Standings, mean_ranks
+from gam_ray.selection.consensus import agreements
+from gam_ray.selection.standings import CONFIDENT_VOTERS, LEAST_OTHERS, Standings, mean_ranks
 
 SURE = np.eye(3)
 
@@ -44,8 +44,6 @@ def test_one_score_is_the_objective_itself() -> None:
     standings.put("b", {"score/bnm": 0.5}, votes(0, 1))
     assert standings.values() == {"a": 0.25, "b": 0.5}
     assert standings.value("b") == 0.5
-    assert "a" in standings
-    assert "c" not in standings
 
 
 def test_ensv_is_the_crowds_and_what_has_no_vote_is_held_against_it() -> None:
@@ -62,8 +60,8 @@ def test_ensv_is_the_crowds_and_what_has_no_vote_is_held_against_it() -> None:
 def crowd(scores: list[str], others: int) -> Standings:
     standings = Standings(scores)
     for n in range(others):
-        standings.put(f"other {n}", {"score/bnm": 0.1 * n}, votes(0, 1, 2))
-    standings.put("own", {"score/bnm": 0.25}, votes(0, 0, 2))
+        standings.put(f"other {n}", {"score/bnm": 0.1 * n, "score/entropy": 0.0}, votes(0, 1, 2))
+    standings.put("own", {"score/bnm": 0.25, "score/entropy": 0.0}, votes(0, 0, 2))
     return standings
 
 
@@ -92,3 +90,33 @@ def test_a_report_without_the_score_is_an_error_that_names_it() -> None:
     standings.put("a", {"score/bnm": 1.0}, votes(0))
     with pytest.raises(KeyError, match="score/snd"):
         standings.value("a")
+
+
+def test_confident_ensv_is_agreement_with_the_surest_that_have_a_vote() -> None:
+    standings = Standings(["confident_ensv"])
+    rng = np.random.default_rng(0)
+    said = {f"m{n}": rng.dirichlet(np.ones(3), size=40) for n in range(10)}
+    entropy = {name: float(rng.uniform(-1, 0)) for name in said}
+    mute = max(entropy, key=entropy.__getitem__)  # the surest of all has collapsed
+    for name, predictions in said.items():
+        metrics = {"score/entropy": entropy[name]}
+        standings.put(name, metrics, predictions, has_vote=name != mute)
+    able = sorted((name for name in said if name != mute), key=lambda name: -entropy[name])
+    consensus = np.mean([said[name] for name in able[:CONFIDENT_VOTERS]], axis=0).argmax(1)
+    expected = {name: np.mean(p.argmax(1) == consensus) for name, p in said.items()}
+    assert standings.values() == pytest.approx(expected)
+    assert standings.crowd_scores("m3")["confident_ensv"] == pytest.approx(expected["m3"])
+    assert standings.crowd_scores("m3")["ensv"] == agreements(said, untrusted={mute})["m3"]
+
+
+def test_a_sure_minority_that_agrees_outvotes_a_crowd_that_is_wrong_alike() -> None:
+    right, wrong = votes(0, 1, 2, 0), votes(1, 1, 2, 2)
+    crowds = {}
+    for score in ("ensv", "confident_ensv"):
+        standings = Standings([score])
+        for n in range(12):
+            standings.put(f"wrong {n}", {"score/entropy": -0.6}, 0.8 * wrong + 0.2 / 3)
+        for n in range(4):
+            standings.put(f"right {n}", {"score/entropy": -0.1}, right)
+        crowds[score] = standings.value("right 0") - standings.value("wrong 0")
+    assert crowds["ensv"] < 0 < crowds["confident_ensv"]

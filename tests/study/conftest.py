@@ -31,6 +31,7 @@ def make_config(tmp_path: Path) -> Callable[..., StudyConfig]:
                 "adaptation.adversary": {"choice": ["gan", "lsgan"]},
             },
             "search": {"trials": 4},
+            "objective": {"score": "ensv"},
             "storage": str(tmp_path / "my studies"),
         }
         return StudyConfig.from_mapping({**settings, **changes})

@@ -3,7 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-METRICS = {"score/information_maximisation": 1.0, "score/class_ami": 0.5, "loss/target": 0.1}
+METRICS = {
+    "score/entropy": -0.5,
+    "score/information_maximisation": 1.0,
+    "score/class_ami": 0.5,
+    "loss/target": 0.1,
+}
 
 
 def votes(*classes: int) -> NDArray[np.float32]:

@@ -130,7 +130,7 @@ def test_what_the_guard_distrusts_scores_below_all_others_and_has_no_vote(
 
 def test_the_source_network_as_it_is_may_always_be_chosen(make_config: MakeConfig) -> None:
     async def scenario() -> float:
-        broker = Broker(make_config(objective={"label_shift": 0.1}), ())
+        broker = Broker(make_config(objective={"score": "ensv", "label_shift": 0.1}), ())
         key = await broker.submit({"adaptation.kind": "none"}, "no adaptation")
         await broker.next_trial("lane-0", 1)
         await report(broker, key, 0, 0, 0, 0, **COLLAPSED)

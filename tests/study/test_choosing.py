@@ -31,6 +31,7 @@ class Folder:
     config: StudyConfig
     store: StudyStore = field(init=False)
     count: int = 0
+    searched: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.store = StudyStore(self.config.folder)
@@ -53,6 +54,8 @@ class Folder:
         trial = self._config_of(role, weight, seed)
         record = TrialRecord(trial.key(), self.count, role, {"adaptation.weight": weight}, trial)
         self.count += 1
+        if role in ("search", "again") and not shift:
+            self.searched.append(record.key)
         files = self.store.trial(record.key)
         files.create(record)
         metrics = {**METRICS, "score/class_ami": score, "guard/class_shift": shift}
@@ -63,7 +66,7 @@ class Folder:
     def _config_of(self, role: Role, weight: float | None, seed: int) -> TrialConfig:
         base = self.config.trial
         if role == "student":
-            student = {"student": {"teachers": ["a"]}, "adaptation.kind": "none"}
+            student = {"student": {"teachers": self.searched or ["a"]}, "adaptation.kind": "none"}
             return apply_settings(base, student)
         if role in ("no adaptation", "gaussian"):
             return base.baseline("none" if role == "no adaptation" else "gaussian")
@@ -92,7 +95,7 @@ def test_finalists_are_the_best_whole_trusted_trials_of_the_search(folder: Folde
 
 
 def test_finalists_stay_the_same_while_they_are_run_again(make_config: MakeConfig) -> None:
-    folder = Folder(make_config(objective={"finalists": 1, "seeds": 3}))
+    folder = Folder(make_config(objective={"score": "ensv", "finalists": 1, "seeds": 3}))
     first = folder.add(0, weight=1.0, classes=(0, 1, 2, 0))
     folder.add(0, weight=2.0, classes=(0, 1, 2, 1))
     folder.add(0, weight=3.0, classes=(0, 1, 0, 0))
@@ -165,7 +168,7 @@ def test_the_source_network_wins_a_tie(folder: Folder) -> None:
 
 
 def test_a_student_may_win_on_one_run_and_has_no_vote(make_config: MakeConfig) -> None:
-    folder = Folder(make_config(objective={"finalists": 1, "seeds": 2}))
+    folder = Folder(make_config(objective={"score": "ensv", "finalists": 1, "seeds": 2}))
     folder.add(0, role="no adaptation", classes=(2, 2, 2, 2))
     folder.add(0, weight=1.0, classes=(0, 1, 2, 1))
     folder.add(0, role="again", weight=1.0, seed=1, classes=(0, 1, 1, 0))
@@ -177,6 +180,37 @@ def test_a_student_may_win_on_one_run_and_has_no_vote(make_config: MakeConfig) -
     )
     # The others' votes are 0, 1, 2, 0; with the student's it would be the same, without theirs not.
     assert found.score == 1.0
+
+
+@pytest.mark.parametrize(
+    ("classes", "shift", "wins"),
+    [
+        ((0, 1, 2, 0), 0.0, True),  # all of what its teachers say together
+        ((0, 1, 2, 1), 0.0, True),  # as much as the best run
+        ((0, 2, 2, 1), 0.0, False),
+        ((0, 1, 2, 0), 0.9, False),  # the guard distrusts it
+    ],
+)
+def test_a_student_is_chosen_if_it_says_what_its_teachers_say(
+    folder: Folder, classes: tuple[int, ...], shift: float, wins: bool
+) -> None:
+    folder.add(0.1, role="no adaptation")
+    best = folder.add(0.9, weight=1.0, classes=(0, 1, 2, 2))
+    folder.add(0.8, weight=2.0, classes=(0, 1, 2, 0))
+    folder.add(0.7, weight=3.0, classes=(0, 1, 1, 0))
+    # Its own score is no matter: it is as unsure as its teachers differ.
+    student = folder.add(0.2, role="student", classes=classes, shift=shift)
+    assert folder.choice == (student if wins else best)
+
+
+def test_no_student_is_chosen_where_nothing_is_better_than_the_source_network(
+    folder: Folder,
+) -> None:
+    none = folder.add(0.9, role="no adaptation")
+    folder.add(0.5, weight=1.0)
+    folder.add(0.4, weight=2.0)
+    folder.add(0.95, role="student")
+    assert folder.choice == none
 
 
 def test_teachers_are_the_best_trusted_settings_one_run_of_each(folder: Folder) -> None:

@@ -139,7 +139,7 @@ def test_best_and_status_keep_their_contract(
         "study", "trial", "config", "score", "oracle", "no_adaptation", "checkpoint",
         "mlflow_run_id",
     }  # fmt: skip
-    assert set(choice["score"]) == {"name", "value", "percentile"}
+    assert set(choice["score"]) == {"name", "metric", "value", "percentile"}
     assert set(choice["seeds"]) == {"runs", "mean", "std", "oracle"}
     assert set(choice["no_adaptation"]) == {"score", "oracle"}
     assert Path(choice["checkpoint"]).is_file()
