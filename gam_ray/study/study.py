@@ -144,7 +144,7 @@ class Study:
         if self.config.objective.is_oracle and not load_target_labels(task, self._data_root):
             raise ValueError(
                 f"objective.score oracle needs target labels, but {task.target} has none; choose "
-                "by a label-free score, such as ensv"
+                "by label-free scores"
             )
 
     def _sink(self) -> MLflowSink:
