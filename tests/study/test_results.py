@@ -17,6 +17,7 @@ from gam_ray.cli import app
 from gam_ray.config import StudyConfig, apply_settings
 from gam_ray.study import results
 from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialRecord
+from gam_ray.study.study import _note
 
 MakeConfig = Callable[..., StudyConfig]
 
@@ -30,6 +31,7 @@ def add_trial(
     role: Any = "search",
     state: Any = "finished",
     oracle: float = 0.5,
+    of_score: float | None = None,
     **guard: float,
 ) -> str:
     trial = apply_settings(config.trial, {"adaptation.weight": number + 1.0})
@@ -39,6 +41,7 @@ def add_trial(
     if classes is not None:
         metrics = {**METRICS, "score/class_ami": float(number)}
         metrics |= {f"guard/{name}": value for name, value in guard.items()}
+        metrics |= {} if of_score is None else {"score/oracle": of_score}
         files.append_report(ReportRecord(40, metrics, 1.0), votes(*classes))
     error = "DivergedError: loss" if state == "failed" else None
     files.write_end(EndRecord(state, 40, 2.0, error, {"test": oracle}))
@@ -121,6 +124,38 @@ def test_another_objective_chooses_by_its_own_score(make_config: MakeConfig) -> 
     for number in range(2):
         add_trial(store, config, number, (number,))
     assert results.best(store)["trial"]["number"] == 1
+
+
+def test_a_choice_by_target_labels_says_so_wherever_it_is_shown(make_config: MakeConfig) -> None:
+    config = make_config(objective={"score": "oracle"})
+    store = StudyStore(config.folder)
+    store.write("study", {"key": "k", "config": config.to_mapping(), "trials": 2})
+    for number, oracle in ((0, 0.4), (1, 0.9), (2, 0.7)):
+        role = "search" if number else "no adaptation"
+        add_trial(store, config, number, (0, 1), role=role, oracle=oracle, of_score=oracle)
+    choice = results.best(store)
+    assert choice["trial"]["number"] == 1
+    assert choice["by_oracle"] is True
+    assert choice["score"]["name"] == "oracle"
+    told = " ".join(CliRunner().invoke(app, ["best", str(store.folder)]).stdout.split())
+    assert "chosen BY TARGET LABELS (score: oracle)" in told
+    assert "label-free" not in told
+    assert results.overview(store).score_label == "oracle (TARGET LABELS)"
+    assert "TARGET LABELS" in _note(choice)
+    assert "label-free" not in _note(choice)
+
+
+def test_how_far_to_trust_a_choice_is_told(study: tuple[StudyStore, StudyConfig]) -> None:
+    store, config = study
+    again = apply_settings(config.trial, {"adaptation.weight": 2.0, "seed": 5})
+    files = store.trial(again.key())
+    files.create(TrialRecord(again.key(), 9, "again", {"adaptation.weight": 2.0}, again))
+    files.append_report(ReportRecord(40, METRICS, 1.0), votes(0, 0, 1, 2))
+    files.write_end(EndRecord("finished", 40, 2.0, None, {"test": 0.6}))
+    told = CliRunner().invoke(app, ["best", str(store.folder)]).stdout
+    assert "scores higher than 50 % of the trusted trials" in told
+    assert "1.000 ± 0.000 over 2 runs of its settings; oracle 65.0 ± 7.1 %" in told
+    assert "20.0 points below this study's best trial by the oracle" in told
 
 
 def test_status_counts_every_trial(study: tuple[StudyStore, StudyConfig]) -> None:

@@ -170,7 +170,8 @@ def test_mlflow_holds_one_parent_and_one_child_a_trial(
         ) == [(TRIALS + 1,)]
         reports = sum(len(files.reports()) for files in store.trials())
         # Every report once, and the choice's on the study's own run.
-        assert rows("select count(*) from metrics where key = 'score/mean_rank'") == [(reports + 1,)]
+        told = "select count(*) from metrics where key = 'score/mean_rank'"
+        assert rows(told) == [(reports + 1,)]
         assert rows(
             "select count(*) from (select 1 from metrics group by run_uuid, key, step "
             "having count(*) > 1)"
