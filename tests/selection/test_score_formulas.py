@@ -191,6 +191,14 @@ def test_importance_weights_are_the_ratio_of_two_gaussians() -> None:
     assert fewer.mean() == pytest.approx(1, abs=0.08)
 
 
+def test_importance_weights_of_an_outlier_are_finite() -> None:
+    """A network on its way to diverging has features that its classifier of domains never saw."""
+    source, target = gaussian_sides(200)
+    source[0] = 1e9
+    assert np.isfinite(importance_weights(source, target)).all()
+    assert np.isfinite(importance_weights(-source, target)).all()
+
+
 def test_weighted_risks_find_the_risk_on_the_target_where_the_features_moved_alone() -> None:
     """A classifier that is sure of class 0, of labels that are likelier 1 further right."""
     source, target = gaussian_sides(1000)
