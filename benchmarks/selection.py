@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -261,14 +262,17 @@ def values_by(
     scores: Sequence[str], crowd: Mapping[str, Mapping[str, Any]], folder: Path
 ) -> list[float]:
     """The objective's value of each report of a crowd, each held against the others."""
+    # Before their odds were bounded, IWCV and DEV overflowed in three reports.
+    metrics = {
+        key: {n: v if np.isfinite(v) else -np.inf for n, v in report["metrics"].items()}
+        for key, report in crowd.items()
+    }
+    if len(scores) == 1 and scores[0] not in (ENSV, CONFIDENT_ENSV):
+        return [each[f"score/{scores[0]}"] for each in metrics.values()]
     standings = Standings(scores)
     for key, report in crowd.items():
-        # Before their odds were bounded, IWCV and DEV overflowed in three reports.
-        metrics = {
-            name: value if np.isfinite(value) else -np.inf
-            for name, value in report["metrics"].items()
-        }
-        standings.put(key, metrics, predicted(report, folder), has_vote=is_trusted(report))
+        predictions = predicted(folder, key, report["step"])
+        standings.put(key, metrics[key], predictions, has_vote=is_trusted(report))
     return list(standings.values().values())
 
 
@@ -277,10 +281,10 @@ def predictions_file(step: int) -> str:
     return f"predictions-{step}.npy"
 
 
-def predicted(report: Mapping[str, Any], folder: Path) -> Array:
-    """What a report predicted on the held-out target, [N, C]."""
-    file = folder / "selection" / report["key"] / predictions_file(report["step"])
-    found: Array = np.load(file).astype(np.float64)
+@lru_cache(maxsize=1000)
+def predicted(folder: Path, key: str, step: int) -> Array:
+    """What a trial predicted on the held-out target at a report, [N, C]."""
+    found: Array = np.load(folder / "selection" / key / predictions_file(step)).astype(np.float64)
     return found / found.sum(1, keepdims=True)
 
 
@@ -325,7 +329,7 @@ def follows(
     """Whether a study would choose the student and not its first teacher."""
     crowd = Crowd()
     for each in (*teachers, student):
-        crowd.vote(each["key"], predicted(each, folder))
+        crowd.vote(each["key"], predicted(folder, each["key"], each["step"]))
     voters = [each["key"] for each in teachers]
     agreement = [crowd.agreement_with(voters, each["key"]) for each in (student, first)]
     return is_trusted(student) and agreement[0] >= agreement[1]
