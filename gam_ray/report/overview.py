@@ -19,7 +19,7 @@ class TrialCurve:
 
     Attributes:
         name: As people see it.
-        role: ``search``, or which baseline.
+        role: ``search``, ``again`` (a finalist on a fresh seed), ``student``, or which baseline.
         steps: Adaptation steps of its reports.
         scores: The label-free score at each of them.
         final_score: The score that the choice looked at, against the whole crowd.
@@ -40,7 +40,19 @@ class TrialCurve:
         """Of its line and point."""
         if self.chosen:
             return CHOSEN
-        return OTHER if self.role == "search" else BASELINE
+        return OTHER if self.is_searched else BASELINE
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether it is one of many with searched settings, and needs no name of its own."""
+        return self.role in ("search", "again")
+
+    @property
+    def label(self) -> str:
+        """What is written at its point."""
+        if self.chosen:
+            return "chosen" if self.is_searched else f"chosen: {self.role}"
+        return "" if self.is_searched else self.role
 
 
 @dataclass(frozen=True)
@@ -61,8 +73,8 @@ class Overview:
 
     @property
     def score_label(self) -> str:
-        """The score, and whether it knows labels."""
-        return f"{self.score} ({'TARGET LABELS' if self.by_oracle else 'label-free'})"
+        """Of both axes: whether the score knows labels; its name stands above the picture."""
+        return f"score ({'TARGET LABELS' if self.by_oracle else 'label-free'})"
 
 
 def draw_overview(overview: Overview, file: Path) -> None:
@@ -78,7 +90,7 @@ def draw_overview(overview: Overview, file: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, (curves, scatter) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    figure.suptitle(overview.title)
+    figure.suptitle(f"{overview.title}\nscore: {overview.score}")
     _draw_curves(curves, overview)
     _draw_scatter(scatter, overview)
     figure.savefig(file, dpi=160)
@@ -114,11 +126,10 @@ def _draw_scatter(axes: Axes, overview: Overview) -> None:
         assert trial.oracle is not None
         assert trial.final_score is not None
         size = 90 if trial.chosen else 35
-        label = "chosen" if trial.chosen else "" if trial.role == "search" else trial.role
         axes.scatter(trial.final_score, 100 * trial.oracle, color=trial.colour, s=size)
-        if label:
+        if trial.label:
             axes.annotate(
-                label,
+                trial.label,
                 (trial.final_score, 100 * trial.oracle),
                 xytext=(-7, 5) if trial.chosen else (6, -10),
                 ha="right" if trial.chosen else "left",

@@ -140,7 +140,7 @@ def test_a_choice_by_target_labels_says_so_wherever_it_is_shown(make_config: Mak
     told = " ".join(CliRunner().invoke(app, ["best", str(store.folder)]).stdout.split())
     assert "chosen BY TARGET LABELS (score: oracle)" in told
     assert "label-free" not in told
-    assert results.overview(store).score_label == "oracle (TARGET LABELS)"
+    assert results.overview(store).score_label == "score (TARGET LABELS)"
     assert "TARGET LABELS" in _note(choice)
     assert "label-free" not in _note(choice)
 
