@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 LANE_TIMEOUT_S = 20.0
 TRACKING_TIMEOUT_S = 60.0
 POLL_S = 0.5
+START_ATTEMPTS = 3
 
 # Ray and Tune as a study needs them; what the user has set wins.
 RAY_ENVIRONMENT = {
@@ -461,7 +462,7 @@ def _ray(address: str | None) -> Iterator[None]:
     import ray
 
     own = {"include_dashboard": False, "object_store_memory": 256 * 2**20}
-    ray.init(
+    _init(
         address=address or "local",
         namespace="gam_ray",
         log_to_driver=False,
@@ -472,6 +473,30 @@ def _ray(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(**arguments: Any) -> None:
+    """Start or join Ray. A node that a busy machine has not up within Ray's 30 s is tried again.
+
+    Raises:
+        StudyError: If it does not come up `START_ATTEMPTS` times.
+    """
+    import ray
+
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(**arguments)
+        except Exception as error:  # Ray raises nothing more special
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            logger.warning("Ray did not start (%d of %d): %s", attempt, START_ATTEMPTS, error)
+        else:
+            return
+    raise StudyError(
+        f"Ray did not start on this machine in {START_ATTEMPTS} attempts of 30 s; it may be too "
+        "busy: see `uptime`, and run the study again"
+    )
 
 
 def _set_auth_mode() -> None:
