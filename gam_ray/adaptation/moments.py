@@ -290,7 +290,7 @@ def restore_matching(
 
 def _insert(network: nn.Module, name: str, layer: nn.Module, matching: ChannelMatching) -> None:
     if not hasattr(network, "matching"):
-        network.add_module("matching", nn.ModuleDict())
+        network.add_module("matching", nn.ModuleDict().train(network.training))
     assert isinstance(network.matching, nn.ModuleDict)
     network.matching[name] = matching.train(network.training)
     layer.register_forward_hook(matching.hook)
