@@ -338,7 +338,7 @@ class Broker:
         metrics: dict[str, float],
         predictions: NDArray[np.float32],
     ) -> None:
-        key, before, kept = trial.record.key, trial.files.predictions(), trial.kept
+        key = trial.record.key
         keep = self._is_no_worse(trial, metrics, predictions)
         has_vote = trial.record.has_vote and not self._distrust(trial, metrics)
         self._standings.put(key, metrics, predictions, has_vote=has_vote)
@@ -349,10 +349,11 @@ class Broker:
         report = ReportRecord(step=step, metrics=metrics, time=time.time(), kept=keep)
         trial.files.append_report(report, predictions)
         self._take(trial, report)
-        if not keep:
-            assert kept is not None
+        if not keep:  # what is on storage is still the report before
+            before = trial.files.predictions()
+            assert trial.kept is not None
             assert before is not None
-            self._standings.put(key, kept.metrics, before, has_vote=trial.has_vote)
+            self._standings.put(key, trial.kept.metrics, before, has_vote=trial.has_vote)
         self._queue.append(MetricsReported(key, step, metrics, int(report.time * 1000)))
         trial.events.append(self._report_event(trial, step, self._standings.value(key)))
 
