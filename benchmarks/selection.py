@@ -11,6 +11,8 @@ well as the best trial does, else that trial. The second table is over the check
 held against the last ones of the others. The last line names the default that the *other* tasks
 would have chosen for each task, by their mean regret, so that no default is judged on what it was
 chosen from. `--record` writes what `gam-ray best` says of an objective's reliability.
+
+Of tasks that are not named, the figures that stand in the JSON file stay, each with its own stamp.
 """
 
 from __future__ import annotations
@@ -118,21 +120,26 @@ def main() -> None:
             for task, trials in found.items()
         }
         over_checkpoints = {task: future.result() for task, future in over_steps.items()}
-    print(markdown(over_trials))
-    print(markdown(over_checkpoints))
-    print(json.dumps(defaults(over_trials), ensure_ascii=False))
-    content = {
-        **stamp(),
-        "seeds": given.seeds,
-        "trials": {task: len(trials) for task, trials in found.items()},
-        "over_trials": over_trials,
-        "over_checkpoints": over_checkpoints,
-        "left_one_out": defaults(over_trials),
-    }
+    content = merged(given, {task: len(trials) for task, trials in found.items()})
+    content["over_trials"] |= over_trials
+    content["over_checkpoints"] |= over_checkpoints
+    content["left_one_out"] = defaults(content["over_trials"])
+    print(markdown(content["over_trials"]))
+    print(markdown(content["over_checkpoints"]))
+    print(json.dumps(content["left_one_out"], ensure_ascii=False))
     if given.json:
         given.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     if given.record:
-        RECORD.write_text(json.dumps(reliabilities(over_trials), indent=1) + "\n")
+        RECORD.write_text(json.dumps(reliabilities(content["over_trials"]), indent=1) + "\n")
+
+
+def merged(given: argparse.Namespace, trials: Mapping[str, int]) -> dict[str, Any]:
+    """What the JSON file has of other tasks, with the runs of these tasks noted in it."""
+    known = given.json and given.json.exists()
+    content: dict[str, Any] = json.loads(given.json.read_text()) if known else {"runs": {}}
+    run = {**stamp(), "seeds": given.seeds}
+    content["runs"] |= {task: {**run, "trials": count} for task, count in trials.items()}
+    return {"over_trials": {}, "over_checkpoints": {}, **content}
 
 
 def proposals(task: str, count: int, seed: int) -> list[TrialConfig]:

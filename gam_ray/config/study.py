@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from gam_ray.config.base import ConfigModel
 from gam_ray.config.space import SearchSpace
@@ -26,7 +26,7 @@ class SearchConfig(ConfigModel):
     """Seed of the proposals and, by derivation, of every trial."""
 
 
-ScoreName = Literal[
+LabelFreeScore = Literal[
     "ensv",
     "confident_ensv",
     "entropy",
@@ -41,8 +41,8 @@ ScoreName = Literal[
     "iwcv",
     "dev",
     "transfer_score",
-    "oracle",
 ]
+ScoreName = LabelFreeScore | Literal["oracle"]
 
 
 class ObjectiveConfig(ConfigModel):
@@ -55,6 +55,10 @@ class ObjectiveConfig(ConfigModel):
     `gam_ray.selection.scores` says what each is. All are logged, and higher is better.
     ``oracle`` chooses by the target's test labels, for comparison alone, and every output
     says so."""
+    checkpoint_score: tuple[LabelFreeScore, ...] = ("confident_ensv",)
+    """By what the best report of a trial is found, whose network counts: one score, or a list, as
+    `score`. Networks of one trial are alike, and ranks among the study's trials part them less
+    well than agreement does. Where `score` is ``oracle``, this is it, too."""
     label_shift: Annotated[float, Field(ge=0, le=1)] = 0.65
     """How far the predicted classes' shares on the target may be from the labels' on the source:
     half the sum of the absolute differences. A trial further away has collapsed, cannot win and has
@@ -67,23 +71,32 @@ class ObjectiveConfig(ConfigModel):
     """A trial ends after so many reports without a better one; by default it does all its
     steps. Its best report's checkpoint is the one that counts, either way."""
 
-    @field_validator("score", mode="before")
+    @field_validator("score", "checkpoint_score", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: object) -> object:
         if isinstance(value, str):
             return (value,)
         return tuple(value) if isinstance(value, list) else value
 
-    @field_validator("score")
+    @field_validator("score", "checkpoint_score")
     @classmethod
-    def _scores_go_together(cls, value: tuple[ScoreName, ...]) -> tuple[ScoreName, ...]:
+    def _scores_go_together(
+        cls, value: tuple[ScoreName, ...], info: ValidationInfo
+    ) -> tuple[ScoreName, ...]:
         if not value or len(set(value)) != len(value):
-            raise ValueError(f"score takes one or several, all distinct, but got {list(value)}")
+            raise ValueError(
+                f"{info.field_name} takes one or several, all distinct, but got {list(value)}"
+            )
         if "oracle" in value and len(value) > 1:
             raise ValueError(
                 f"oracle cannot be mixed with label-free scores, but got {', '.join(value)}"
             )
         return value
+
+    @property
+    def checkpoint_scores(self) -> tuple[ScoreName, ...]:
+        """By what the reports of one trial are compared."""
+        return self.score if self.is_oracle else self.checkpoint_score
 
     @property
     def metric(self) -> str:

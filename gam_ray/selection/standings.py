@@ -33,10 +33,15 @@ class Standings:
 
     Args:
         scores: Names of scores; all but the crowd's stand in reports.
+        checkpoint_scores: Those by which the reports of one model are compared; by default the
+            same.
     """
 
-    def __init__(self, scores: Sequence[str]) -> None:
+    def __init__(
+        self, scores: Sequence[str], checkpoint_scores: Sequence[str] | None = None
+    ) -> None:
         self._scores = tuple(scores)
+        self._checkpoint_scores = tuple(scores if checkpoint_scores is None else checkpoint_scores)
         self._crowd = Crowd()
         self._metrics: dict[str, Mapping[str, float]] = {}
 
@@ -90,6 +95,7 @@ class Standings:
     ) -> bool:
         """Whether another report of a model is at least as good as the one it has here.
 
+        By the checkpoint scores.
         Both are held against the other models alone: its own vote is in neither scale. Where
         fewer than `LEAST_OTHERS` of them have a vote, the crowd's scores find the two equal.
         """
@@ -100,7 +106,7 @@ class Standings:
         self, name: str, metrics: Mapping[str, float], predictions: Probabilities | None
     ) -> float:
         own = {}
-        for score in self._scores:
+        for score in self._checkpoint_scores:
             voters = self._voters(score, without=name)
             if voters is None:
                 own[score] = metrics[f"score/{score}"]
@@ -109,8 +115,8 @@ class Standings:
             else:
                 own[score] = self._crowd.agreement_with(voters, name, predictions)
         if len(own) == 1:
-            return own[self._scores[0]]
-        of_all = {score: self._values_of(score) for score in self._scores}
+            return own[self._checkpoint_scores[0]]
+        of_all = {score: self._values_of(score) for score in own}
         return statistics.fmean(
             _rank(value, [v for other, v in of_all[score].items() if other != name])
             for score, value in own.items()

@@ -133,7 +133,7 @@ class Broker:
         self._queue = TrackingQueue(self._store.tracking)
         self._trials: dict[str, _Trial] = {}
         self._waiting: list[str] = []
-        self._standings = Standings(config.objective.score)
+        self._standings = Standings(config.objective.score, config.objective.checkpoint_scores)
         self._changed = asyncio.Condition()
         self._closed: str | None = None
         self._lane_seen: dict[str, float] = {}

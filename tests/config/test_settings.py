@@ -133,6 +133,7 @@ studies = st.builds(
     objective=st.builds(
         ObjectiveConfig,
         score=st.sampled_from(["ensv", "class_ami", ("ensv", "bnm"), "oracle"]),
+        checkpoint_score=st.sampled_from(["confident_ensv", ("ensv", "bnm")]),
         patience=st.none() | counts,
     ),
     resources=st.builds(ResourcesConfig, workers=counts, max_lanes=st.none() | counts),
@@ -164,6 +165,17 @@ def test_a_score_is_one_or_several_and_says_its_name() -> None:
         False,
     ]
     assert not ObjectiveConfig().is_oracle
+
+
+def test_checkpoints_are_found_by_labels_only_where_the_study_is() -> None:
+    assert ObjectiveConfig().checkpoint_scores == ("confident_ensv",)
+    assert ObjectiveConfig.from_mapping({"score": "oracle"}).checkpoint_scores == ("oracle",)
+    both = ObjectiveConfig.from_mapping({"score": "ensv", "checkpoint_score": ["bnm", "snd"]})
+    assert both.checkpoint_scores == ("bnm", "snd")
+    with pytest.raises(ValidationError, match="checkpoint_score"):
+        ObjectiveConfig.from_mapping({"score": "ensv", "checkpoint_score": "oracle"})
+    with pytest.raises(ValidationError, match="checkpoint_score takes one or several"):
+        ObjectiveConfig.from_mapping({"checkpoint_score": []})
 
 
 @pytest.mark.parametrize(

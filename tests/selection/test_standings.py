@@ -85,6 +85,19 @@ def test_checkpoints_compare_by_their_mean_rank_among_the_others() -> None:
     assert standings.is_no_worse("own", {"score/bnm": 0.15}, votes(0, 1, 2))
 
 
+def test_checkpoints_may_compare_by_other_scores_than_models() -> None:
+    standings = crowd(["bnm"], LEAST_OTHERS)
+    by_agreement = Standings(["bnm"], ["ensv"])
+    for name in standings.values():
+        said = votes(0, 0, 2) if name == "own" else votes(0, 1, 2)
+        by_agreement.put(name, {"score/bnm": 0.25, "score/entropy": 0.0}, said)
+    for bnm, classes, wanted in ((0.9, (0, 0, 0), (True, False)), (0.1, (0, 1, 2), (False, True))):
+        report = {"score/bnm": bnm}, votes(*classes)
+        assert standings.is_no_worse("own", *report) is wanted[0]
+        assert by_agreement.is_no_worse("own", *report) is wanted[1]
+    assert by_agreement.value("own") == 0.25
+
+
 def test_a_report_without_the_score_is_an_error_that_names_it() -> None:
     standings = Standings(["snd"])
     standings.put("a", {"score/bnm": 1.0}, votes(0))

@@ -276,6 +276,7 @@ def test_a_refused_setting_is_an_error(make_config: MakeConfig) -> None:
 
 
 AMI = "score/class_ami"
+BY_AMI = {"score": "class_ami", "checkpoint_score": "class_ami"}
 
 
 async def ami_reports(
@@ -291,7 +292,7 @@ async def ami_reports(
 def test_the_best_report_of_a_trial_is_kept_and_of_equals_the_newest(
     make_config: MakeConfig,
 ) -> None:
-    config = make_config(objective={"score": "class_ami"})
+    config = make_config(objective=BY_AMI)
 
     async def scenario() -> str:
         broker = Broker(config, ())
@@ -313,7 +314,7 @@ def test_the_best_report_of_a_trial_is_kept_and_of_equals_the_newest(
 
 
 def test_a_report_that_is_told_again_is_answered_as_before(make_config: MakeConfig) -> None:
-    config = make_config(objective={"score": "class_ami"})
+    config = make_config(objective=BY_AMI)
 
     async def first() -> str:
         broker = Broker(config, ())
@@ -335,7 +336,7 @@ def test_a_trusted_report_is_kept_rather_than_a_better_one_that_is_not(
     make_config: MakeConfig,
 ) -> None:
     async def scenario() -> tuple[list[bool], float]:
-        broker = Broker(make_config(objective={"score": "class_ami"}), ())
+        broker = Broker(make_config(objective=BY_AMI), ())
         key = await broker.submit({WEIGHT: 1.0})
         await broker.next_trial("lane-0", 1)
         verdicts = await ami_reports(broker, key, 0.9, **COLLAPSED)
@@ -346,10 +347,11 @@ def test_a_trusted_report_is_kept_rather_than_a_better_one_that_is_not(
     assert run(scenario()) == ([True, True, False], 0.2)
 
 
-def test_of_an_ensv_study_the_checkpoint_that_the_others_agree_with_is_kept(
-    make_config: MakeConfig,
+@pytest.mark.parametrize("score", ["ensv", "class_ami"])
+def test_by_default_the_checkpoint_that_the_surest_others_agree_with_is_kept(
+    make_config: MakeConfig, score: str
 ) -> None:
-    config = make_config()
+    config = make_config(objective={"score": score})
 
     async def scenario() -> str:
         broker = Broker(config, ())
@@ -374,7 +376,7 @@ def test_of_an_ensv_study_the_checkpoint_that_the_others_agree_with_is_kept(
 
 
 def test_a_trial_ends_in_order_after_reports_without_a_better_one(make_config: MakeConfig) -> None:
-    config = make_config(objective={"score": "class_ami", "patience": 2})
+    config = make_config(objective={**BY_AMI, "patience": 2})
 
     async def scenario() -> str:
         broker = Broker(config, (30,))  # the schedule has no say any more
