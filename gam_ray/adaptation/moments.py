@@ -31,6 +31,9 @@ from gam_ray.adaptation.taps import Taps
 # A channel that never varies (a dead ReLU) has σ = 0; this keeps α finite, and such a
 # channel is moved to the source's mean only.
 SMALLEST_STD = 1e-5
+# What one layer gives out over all batches of a worker is kept for the next layer up to this size:
+# 80,000 digits behind LeNet's second convolution. Larger ones are computed again.
+KEPT_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -124,15 +127,10 @@ class ChannelMatching(nn.Module):
         return scale, self.source_mean - scale * mean
 
     @torch.no_grad()
-    def correct(self, output: Moments) -> None:
-        """Replace the target moments, given the moments that the matched activation has.
-
-        Args:
-            output: Of α A + β in evaluation mode; those of A follow from them.
-        """
-        scale, shift = self._affine(self.target_mean, self.target_std)
-        self.target_mean.copy_((output.mean.to(shift.dtype) - shift) / scale)
-        self.target_std.copy_(output.std.to(shift.dtype) / scale)
+    def retarget(self, target: Moments) -> None:
+        """Replace the target moments by these, of A before it is matched."""
+        self.target_mean.copy_(target.mean)
+        self.target_std.copy_(target.std)
 
     def hook(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:  # noqa: ARG002
         """`forward` as a forward hook of the layer (a method, so that copies stay apart)."""
@@ -150,6 +148,7 @@ def match_network(
     target_batches: Batches,
     *,
     momentum: float = 0.0,
+    is_chain: bool = False,
 ) -> None:
     """Match every layer in closed form: by AdaBN where it has BatchNorm, else by a matching.
 
@@ -164,11 +163,14 @@ def match_network(
         source_moments: Of the source network on source data, for `layers_to_match` at least.
         target_batches: Called for each pass, gives this worker's float images [N, C, H, W].
         momentum: As in `ChannelMatching`; BatchNorm gets it too, where it is above zero.
+        is_chain: Whether each layer takes what the one before gives, the first one the images.
+            Without BatchNorm, one pass then does for all layers.
     """
     for norm in batch_norms(target):
         norm.momentum = momentum or norm.momentum
+    passes = _passes(target, target_layers, target_batches, is_chain=is_chain)
     for name, layer in _behind_batch_norms(target, target_layers, target_batches):
-        measured = layer_moments(target, {name: layer}, target_batches())[name]
+        measured = passes.moments(name)
         dtype = next(target.parameters()).dtype
         matching = ChannelMatching(source_moments[name], measured, momentum=momentum, dtype=dtype)
         _insert(target, name, layer, matching)
@@ -199,7 +201,11 @@ def _behind_batch_norms(
 
 
 def remeasure(
-    target: nn.Module, target_layers: Mapping[str, nn.Module], target_batches: Batches
+    target: nn.Module,
+    target_layers: Mapping[str, nn.Module],
+    target_batches: Batches,
+    *,
+    is_chain: bool = False,
 ) -> None:
     """Take the target moments of all matchings and BatchNorms anew, over whole passes.
 
@@ -210,13 +216,103 @@ def remeasure(
         target: Changed in place; its modes are restored.
         target_layers: Layer name → submodule of `target`, in the order of the forward pass.
         target_batches: Called for each pass, gives this worker's float images [N, C, H, W].
+        is_chain: As in `match_network`.
     """
-    matchings: nn.ModuleDict = getattr(target, "matching", nn.ModuleDict())
-    for name, layer in _behind_batch_norms(target, target_layers, target_batches):
-        if name in matchings:
-            matching = matchings[name]
-            assert isinstance(matching, ChannelMatching)
-            matching.correct(layer_moments(target, {name: layer}, target_batches())[name])
+    passes = _passes(target, target_layers, target_batches, is_chain=is_chain)
+    for name, _ in _behind_batch_norms(target, target_layers, target_batches):
+        matching = _matchings(target).get(name)
+        if matching is not None:
+            matching.retarget(passes.moments(name))
+
+
+def _matchings(target: nn.Module) -> dict[str, ChannelMatching]:
+    """Layer name → matching, of the layers that have one."""
+    found = getattr(target, "matching", {})
+    return {name: matching for name, matching in found.items()}
+
+
+class _Passes:
+    """Measures one layer after another over the same batches, those before as they are now.
+
+    Args:
+        target: Run in evaluation mode; its modes are restored.
+        layers: Layer name → submodule of `target`.
+        batches: Called for each pass.
+    """
+
+    def __init__(
+        self, target: nn.Module, layers: Mapping[str, nn.Module], batches: Batches
+    ) -> None:
+        self._target = target
+        self._layers = dict(layers)
+        self._batches = batches
+
+    @torch.no_grad()
+    def moments(self, name: str) -> Moments:
+        """Of what a layer gives out before it is matched; the layers in their order."""
+        meter = MomentsMeter()
+        with evaluating(self._target):
+            for activation in self._activations(name):
+                meter.add(activation)
+        return meter.result()
+
+    def _activations(self, name: str) -> Iterator[Tensor]:
+        with Taps({name: self._layers[name]}, raw=True) as taps:
+            for images in self._batches():
+                yield taps.run(self._target, images)[name]
+
+
+class _ChainPasses(_Passes):
+    """The same for layers each of which takes what the one before gives.
+
+    What a layer gave is kept where it is small enough, and the next measurement goes on from there.
+    """
+
+    def __init__(
+        self, target: nn.Module, layers: Mapping[str, nn.Module], batches: Batches
+    ) -> None:
+        super().__init__(target, layers, batches)
+        self._names = list(layers)
+        # Inputs of the layer after `_last`; None for the images, before the first.
+        self._kept: list[Tensor] | None = None
+        self._last: str | None = None
+
+    def _activations(self, name: str) -> Iterator[Tensor]:
+        first = self._names.index(self._last) + 1 if self._last else 0
+        before = [self._layers[each] for each in self._names[first : self._names.index(name)]]
+        given: list[Tensor] = []
+        size = 0
+        with Taps({name: self._layers[name]}, raw=True) as taps:
+            for values in self._inputs():
+                for layer in before:
+                    values = layer(values)
+                raw = taps.run(self._layers[name], values)[name]
+                yield raw
+                size += raw.nbytes
+                if size <= KEPT_BYTES:
+                    given.append(raw)
+                else:
+                    given.clear()
+        if size <= KEPT_BYTES:
+            self._kept, self._last = given, name
+
+    def _inputs(self) -> Iterator[Tensor]:
+        """What the layer after the last kept one gets, now that that one is matched."""
+        if self._kept is None:
+            yield from self._batches()
+            return
+        assert self._last is not None
+        matching = _matchings(self._target).get(self._last)
+        for raw in self._kept:
+            yield raw if matching is None else matching(raw)
+
+
+def _passes(
+    target: nn.Module, layers: Mapping[str, nn.Module], batches: Batches, *, is_chain: bool
+) -> _Passes:
+    # AdaBN moves a BatchNorm that was passed already: nothing kept would stay true.
+    kind = _ChainPasses if is_chain and not batch_norms(target) else _Passes
+    return kind(target, layers, batches)
 
 
 def train_mode(network: nn.Module, *, statistics: bool, dropout: bool) -> None:
@@ -253,8 +349,7 @@ def layer_moments(
     meters = {name: MomentsMeter() for name in layers}
     with evaluating(network), Taps(layers) as taps:
         for images in batches:
-            network(images)
-            for name, activation in taps.seen.items():
+            for name, activation in taps.run(network, images).items():
                 meters[name].add(activation)
     return {name: meter.result() for name, meter in meters.items()}
 

@@ -26,10 +26,13 @@ class MatchableNetwork(nn.Module, ABC):
             logits.
         stride: None for a classifier of images. For one of pixels, how many pixels of the
             image a logit stands for, in each direction; 1 is full resolution.
+        is_chain: Whether `forward` is its layers, each called with what the one before gave; some
+            work is then done once for all of them.
     """
 
     features: str
     stride: int | None = None
+    is_chain: bool = False
 
     @property
     @abstractmethod

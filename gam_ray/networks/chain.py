@@ -19,6 +19,7 @@ class ChainNetwork(MatchableNetwork):
 
     name: str
     multiple: int
+    is_chain = True
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()

@@ -26,6 +26,7 @@ class LeNet(MatchableNetwork):
 
     name = "lenet"
     features = "fc3"
+    is_chain = True
 
     def __init__(self, in_channels: int = 1, classes: int = 10) -> None:
         super().__init__()

@@ -222,7 +222,12 @@ class GeneralRun:
             images = self._run.data.target_train.images
             height, width = self._run.data.image_size
             some = images[: max(1, REMEASURED_PIXELS // (height * width))]
-            remeasure(network, network.layers, lambda: float_batches(some, device))
+            remeasure(
+                network,
+                network.layers,
+                lambda: float_batches(some, device),
+                is_chain=network.is_chain,
+            )
 
     def _report(self, step: int, health: dict[str, float]) -> bool:
         players = self._players

@@ -241,4 +241,5 @@ def _match(
         layer_moments(source, unnormalised, source_images) if unnormalised else {},
         lambda: float_batches(data.target_train.images, device),
         momentum=batch_momentum(config),
+        is_chain=target.is_chain,
     )

@@ -186,6 +186,37 @@ def test_moments_taken_anew_are_those_of_now() -> None:
         assert np.abs(off[name][1] - wanted[name][1]).max() > 1e-3
 
 
+# conv1 gives 15,360 bytes of 30 images, fc2 2,880, fc3 1,200.
+@pytest.mark.parametrize(
+    ("kept_bytes", "passes"), [(0, 3), (3_000, 2), (2**20, 1)], ids=["none", "vectors", "all"]
+)
+def test_one_pass_over_a_chain_does_what_many_do(
+    monkeypatch: pytest.MonkeyPatch, kept_bytes: int, passes: int
+) -> None:
+    monkeypatch.setattr("gam_ray.adaptation.moments.KEPT_BYTES", kept_bytes)
+    source, expected = matched_pair(momentum=0.3)
+    found = tiny_network(1).eval()
+    seen: list[int] = []
+    found.conv1[0].register_forward_hook(lambda _m, _i, output: seen.append(len(output)))
+    moments = layer_moments(source, source.layers, batches(SOURCE))
+
+    def again() -> Iterator[Tensor]:
+        return batches(TARGET)
+
+    match_network(found, found.layers, moments, again, momentum=0.3, is_chain=True)
+    assert sum(seen) == passes * len(TARGET)
+    for network in (found, expected):
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.mul_(1.1)
+        network.train()(SOURCE)
+    remeasure(found, found.layers, again, is_chain=True)
+    remeasure(expected, expected.layers, again)
+    assert all(module.training for module in found.modules())
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value, rtol=1e-12, atol=1e-14)
+
+
 def test_nothing_is_taken_anew_where_nothing_is_matched() -> None:
     plain = tiny_network(1)
     before = deepcopy(plain.state_dict())

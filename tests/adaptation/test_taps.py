@@ -39,6 +39,28 @@ def test_a_tapped_network_gives_the_chosen_activations_with_gradients() -> None:
     assert network.fc3.weight.grad is None
 
 
+def test_a_pass_ends_at_the_last_tapped_layer_and_the_next_one_is_whole() -> None:
+    network = tiny_network()
+    ran: list[str] = []
+    network.fc3.register_forward_hook(lambda *_: ran.append("fc3"))
+    with Taps({"fc2": network.fc2, "conv1": network.conv1}) as taps:
+        seen = taps.run(network, IMAGES)
+        assert list(seen) == ["fc2", "conv1"]
+        assert ran == []
+        assert torch.equal(network.fc3(seen["fc2"]), network(IMAGES))
+    assert ran == ["fc3", "fc3"]
+
+
+def test_raw_taps_see_an_activation_before_it_is_matched() -> None:
+    network = tiny_network()
+    plain = network.fc2(network.conv1(IMAGES))
+    network.fc2.register_forward_hook(lambda _module, _inputs, output: output + 1)
+    with Taps({"fc2": network.fc2}, raw=True) as raw, Taps({"fc2": network.fc2}) as matched:
+        network(IMAGES)
+    assert torch.equal(raw.seen["fc2"], plain)
+    assert torch.equal(matched.seen["fc2"], plain + 1)
+
+
 def test_layers_are_chosen_in_the_networks_order() -> None:
     layers = tiny_network().layers
     assert list(choose_layers(layers, ("fc3", "conv1"))) == ["conv1", "fc3"]

@@ -99,6 +99,24 @@ def test_the_last_layer_gives_the_logits(network: MatchableNetwork, images: Tens
     assert torch.equal(list(seen.values())[-1], logits)
 
 
+def test_a_chain_is_its_layers_one_after_another(
+    network: MatchableNetwork, images: Tensor
+) -> None:
+    values = images
+    if network.is_chain:
+        for layer in network.layers.values():
+            values = layer(values)
+        assert torch.equal(values, network(images))
+
+
+def test_each_layer_runs_once(network: MatchableNetwork, images: Tensor) -> None:
+    seen: list[str] = []
+    for name, layer in network.layers.items():
+        layer.register_forward_hook(lambda *_, name=name: seen.append(name))
+    network(images)
+    assert seen == list(network.layers)
+
+
 def test_the_stride_tells_how_many_pixels_a_logit_stands_for(
     network: MatchableNetwork, images: Tensor
 ) -> None:
