@@ -227,8 +227,7 @@ def remeasure(
 
 def _matchings(target: nn.Module) -> dict[str, ChannelMatching]:
     """Layer name → matching, of the layers that have one."""
-    found = getattr(target, "matching", {})
-    return {name: matching for name, matching in found.items()}
+    return dict(getattr(target, "matching", {}).items())
 
 
 class _Passes:
@@ -279,14 +278,14 @@ class _ChainPasses(_Passes):
 
     def _activations(self, name: str) -> Iterator[Tensor]:
         first = self._names.index(self._last) + 1 if self._last else 0
-        before = [self._layers[each] for each in self._names[first : self._names.index(name)]]
+        before = nn.Sequential(
+            *(self._layers[each] for each in self._names[first : self._names.index(name)])
+        )
         given: list[Tensor] = []
         size = 0
         with Taps({name: self._layers[name]}, raw=True) as taps:
             for values in self._inputs():
-                for layer in before:
-                    values = layer(values)
-                raw = taps.run(self._layers[name], values)[name]
+                raw = taps.run(self._layers[name], before(values))[name]
                 yield raw
                 size += raw.nbytes
                 if size <= KEPT_BYTES:

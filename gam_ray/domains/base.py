@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, get_args
@@ -59,7 +60,11 @@ class UnlabelledImages:
         return len(self.images)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256, in hex, of the images' shape and bytes."""
+        """Return the SHA-256, in hex, of the images' shape and bytes, read once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         return _sha256(self.images)
 
 
@@ -87,7 +92,11 @@ class LabelledImages:
         return len(self.images)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256, in hex, of both tensors' shapes and bytes."""
+        """Return the SHA-256, in hex, of both tensors' shapes and bytes, read once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         return _sha256(self.images, self.labels)
 
     def take(self, indices: Tensor) -> "LabelledImages":

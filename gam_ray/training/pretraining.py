@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -26,6 +28,8 @@ from gam_ray.training.supervised import Supervised
 
 # Raised whenever the same settings would give another network.
 RECIPE_VERSION = 2
+# The same of Gaussian matching.
+MATCHING_VERSION = 1
 # Longest wait for another trial group that trains the same network.
 LOCK_TIMEOUT_S = 3600.0
 PROGRESS_EVERY = 50
@@ -33,10 +37,10 @@ POLY_POWER = 0.9
 
 
 class SourceCache:
-    """Source networks in a folder that all workers see.
+    """Source networks, and what all their trials begin with, in a folder that all workers see.
 
     Args:
-        folder: Made on demand; one file a network.
+        folder: Made on demand; one file a network, one a network and target.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,8 +54,7 @@ class SourceCache:
             "pretraining": pretraining.to_mapping(),
             "source": data.source_train.fingerprint(),
         }
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-        return self._folder / f"{task.source}-{task.network}-{digest}.pt"
+        return self._folder / f"{task.source}-{task.network}-{_digest(content)}.pt"
 
     def get(
         self,
@@ -71,23 +74,72 @@ class SourceCache:
             filelock.Timeout: If another trial held the lock for `LOCK_TIMEOUT_S`.
             DivergedError: If training left the finite numbers.
         """
-        file = self.file(task, pretraining, data)
         network = _fresh_network(task, pretraining, data).to(device)
         network = network.to(memory_format=torch.channels_last)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{file}.lock", timeout=LOCK_TIMEOUT_S)
-        if rank() == 0 and not file.exists():
-            lock.acquire()
-        try:
-            if broadcast_object(file.exists()):
-                network.load_state_dict(load_checkpoint(file, device)["network"])
-            else:
-                train_source(network, data, pretraining, device=device, progress=progress)
-                if rank() == 0:
-                    save_checkpoint(file, {"network": network.state_dict()})
-        finally:
-            lock.release()
+
+        def train() -> dict[str, Tensor]:
+            train_source(network, data, pretraining, device=device, progress=progress)
+            return network.state_dict()
+
+        state = _made_once(self.file(task, pretraining, data), "network", train, device)
+        network.load_state_dict(state)
         return network.eval().requires_grad_(requires_grad=False)
+
+    def matched(
+        self,
+        task: TaskConfig,
+        pretraining: PretrainingConfig,
+        data: TaskData,
+        *,
+        device: torch.device,
+        match: Callable[[], dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """What Gaussian matching makes of the source network, which is the same for all trials.
+
+        All workers of a trial call this together, as `get`.
+
+        Args:
+            task: As in `get`.
+            pretraining: As in `get`.
+            data: As in `get`.
+            device: Of this worker.
+            match: Matches a copy of the source network; its state.
+
+        Returns:
+            The matched network's state.
+        """
+        content = {"recipe": MATCHING_VERSION, "target": data.target_train.fingerprint()}
+        source = self.file(task, pretraining, data)
+        file = source.with_name(f"{source.stem}-matched-{_digest(content)}.pt")
+        return _made_once(file, "matched", match, device)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _made_once(
+    file: Path, name: str, make: Callable[[], dict[str, Tensor]], device: torch.device
+) -> dict[str, Tensor]:
+    """The tensors in `file`, made by whoever asks first; all workers of a trial ask together.
+
+    Raises:
+        filelock.Timeout: If another trial held the lock for `LOCK_TIMEOUT_S`.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{file}.lock", timeout=LOCK_TIMEOUT_S)
+    if rank() == 0 and not file.exists():
+        lock.acquire()
+    try:
+        if broadcast_object(file.exists()):
+            found: dict[str, Tensor] = load_checkpoint(file, device)[name]
+            return found
+        state = make()
+        if rank() == 0:
+            save_checkpoint(file, {name: state})
+    finally:
+        lock.release()
+    return state
 
 
 def _fresh_network(

@@ -8,9 +8,10 @@ worker of any trainer that has set up ``torch.distributed``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def run_trial(
     if config.adaptation.kind == "general":
         check_augmentation("augmentation", config.augmentation, data.image_size)
     few = few_labelled(config, place.data_root) if config.fine_tuning else None
-    source = SourceCache(place.sources).get(
+    sources = SourceCache(place.sources)
+    source = sources.get(
         config.task,
         config.pretraining,
         data,
@@ -93,7 +95,10 @@ def run_trial(
         progress=lambda *stage: reporter.progress(*stage) if rank() == 0 else None,
     )
     saved = _saved_state(place)
-    target = _start(config, source, data, place, saved)
+    match = partial(_matched, source, data, place.device)
+    settings = config.task, config.pretraining, data
+    matched = partial(sources.matched, *settings, device=place.device, match=match)
+    target = _start(config, source, place, saved, matched)
     run = Run(config, place, reporter, source, target, data, oracle_at_reports)
     step, stopped = _run_stages(run, saved, few)
     adapted = load_adapted(config, place.adapted, place.device)
@@ -152,22 +157,22 @@ def _load_target(network: MatchableNetwork, config: TrialConfig, state: dict[str
 def _start(
     config: TrialConfig,
     source: MatchableNetwork,
-    data: TaskData,
     place: Place,
     saved: dict[str, Any] | None,
+    matched: Callable[[], dict[str, Tensor]],
 ) -> MatchableNetwork:
     """The target network before its first step here: a copy of the source's, matched, or saved.
 
     A student is a copy of its first teacher.
     """
+    if config.student and not saved:
+        return load_adapted(config, place.adapted_of(config.student.teachers[0]), place.device)
     target = deepcopy(source).requires_grad_(requires_grad=True)
-    kind = config.adaptation.kind
+    adaptation = config.adaptation
     if saved:
         _load_target(target, config, saved["target"])
-    elif config.student:
-        target = load_adapted(config, place.adapted_of(config.student.teachers[0]), place.device)
-    elif kind == "gaussian" or (kind == "general" and config.adaptation.gaussian):
-        _match(config, source, target, data, place.device)
+    elif adaptation.kind == "gaussian" or (adaptation.kind == "general" and adaptation.gaussian):
+        _load_target(target, config, matched())
     return target
 
 
@@ -225,14 +230,9 @@ def _saved_state(place: Place) -> dict[str, Any] | None:
     return load_checkpoint(place.checkpoint, place.device)
 
 
-def _match(
-    config: TrialConfig,
-    source: MatchableNetwork,
-    target: MatchableNetwork,
-    data: TaskData,
-    device: torch.device,
-) -> None:
-    """Insert Gaussian matching into the target network, from whole passes over both domains."""
+def _matched(source: MatchableNetwork, data: TaskData, device: torch.device) -> dict[str, Tensor]:
+    """State of a copy of the source network, matched by whole passes over both domains."""
+    target = deepcopy(source)
     unnormalised = layers_to_match(source.layers)
     source_images = float_batches(data.source_train.images, device)
     match_network(
@@ -240,6 +240,7 @@ def _match(
         target.layers,
         layer_moments(source, unnormalised, source_images) if unnormalised else {},
         lambda: float_batches(data.target_train.images, device),
-        momentum=batch_momentum(config),
         is_chain=target.is_chain,
     )
+    state: dict[str, Tensor] = target.state_dict()
+    return state

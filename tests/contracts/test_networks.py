@@ -99,9 +99,7 @@ def test_the_last_layer_gives_the_logits(network: MatchableNetwork, images: Tens
     assert torch.equal(list(seen.values())[-1], logits)
 
 
-def test_a_chain_is_its_layers_one_after_another(
-    network: MatchableNetwork, images: Tensor
-) -> None:
+def test_a_chain_is_its_layers_one_after_another(network: MatchableNetwork, images: Tensor) -> None:
     values = images
     if network.is_chain:
         for layer in network.layers.values():

@@ -308,6 +308,24 @@ def test_gaussian_matching_alone_is_the_matched_source_network(folder: Path) -> 
     assert np.abs(expected - plain).max() > 0.01
 
 
+def test_the_source_network_is_matched_once_for_all_trials_of_a_target(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baseline("gaussian", folder)
+
+    def again(*_: Any, **__: Any) -> None:
+        raise AssertionError("matched again")
+
+    monkeypatch.setattr("gam_ray.training.trial.match_network", again)
+    run_trial(trial(adaptation__gaussian=True, seed=7), place(folder, "other"), Recorder())
+    with pytest.raises(AssertionError, match="matched again"):
+        run_trial(
+            trial(adaptation__gaussian=True, task__target="tiny-source"),
+            place(folder, "elsewhere"),
+            Recorder(),
+        )
+
+
 def test_adaptation_starts_from_the_matched_network_and_drifts_from_it(
     whole: dict[str, Any],
 ) -> None:
