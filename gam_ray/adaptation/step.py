@@ -83,11 +83,14 @@ class GeneralMatching:
         self._target = _data_parallel(tapped, find_unused_parameters=drift_weight == 0)
         self._discriminators = _data_parallel(players.discriminators, find_unused_parameters=False)
 
-    def step(self, source_images: Tensor, target_images: Tensor) -> dict[str, Tensor]:
+    def step(
+        self, source: Tensor | Mapping[str, Tensor], target_images: Tensor
+    ) -> dict[str, Tensor]:
         """Step both players once.
 
         Args:
-            source_images: This worker's share, float [N, C, H, W].
+            source: This worker's share of source images, float [N, C, H, W]; or what
+                `source_activations` gives of them.
             target_images: As many target images.
 
         Returns:
@@ -98,8 +101,8 @@ class GeneralMatching:
             ``accuracy/target/L``, the shares of activations that it placed right.
         """
         players = self._players
-        with torch.no_grad():
-            source = self._source(source_images)
+        if isinstance(source, Tensor):
+            source = self.source_activations(source)
         target = self._target(target_images)
         discriminator_losses, health = self._judge(source, target)
         target_loss, adversarial = self._target_loss(target)
@@ -112,6 +115,12 @@ class GeneralMatching:
         players.target_optimizer.step()
         seen = {**health, **adversarial, **norms}
         return {name: value.detach() for name, value in seen.items()}
+
+    @torch.no_grad()
+    def source_activations(self, images: Tensor) -> dict[str, Tensor]:
+        """Chosen layer name → activation of the source network on images [N, C, H, W]."""
+        activations: dict[str, Tensor] = self._source(images)
+        return activations
 
     def _weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([self._weights[name] * loss for name, loss in losses.items()]).sum()
@@ -127,9 +136,9 @@ class GeneralMatching:
         }
 
     def _judge(
-        self, source: dict[str, Tensor], target: dict[str, Tensor]
+        self, source: Mapping[str, Tensor], target: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        both = {name: torch.cat([source[name], target[name].detach()]) for name in source}
+        both = {name: torch.cat([source[name], target[name].detach()]) for name in target}
         losses, health = {}, {}
         for name, logits in self._discriminators(both).items():
             on_source, on_target = logits.chunk(2)

@@ -27,7 +27,7 @@ from gam_ray.adaptation import (
     shard,
     train_mode,
 )
-from gam_ray.config import TrialConfig, derive_seed
+from gam_ray.config import AugmentationConfig, TrialConfig, derive_seed
 from gam_ray.networks import MatchableNetwork
 from gam_ray.selection.collapse import guard_figures
 from gam_ray.selection.evidence import Predictions
@@ -45,6 +45,7 @@ from gam_ray.training.evaluation import (
 )
 from gam_ray.training.pretraining import PROGRESS_EVERY
 from gam_ray.training.reports import DivergedError, Report, Reporter
+from gam_ray.training.source_activations import pays, source_activations
 
 # Pixels of target images whose moments are taken anew before a report (10,000 digits); of more
 # images, the first so many, whose order is random: passes over all of them would outlast the steps
@@ -89,6 +90,9 @@ class Run:
     """What every kind of trial has, and how it reports.
 
     Attributes:
+        source: The source network.
+        source_file: Where it is kept, which is its name for caches.
+        target: The network that learns.
         oracle_at_reports: Whether each report says what the oracle reads.
     """
 
@@ -96,6 +100,7 @@ class Run:
     place: Place
     reporter: Reporter
     source: MatchableNetwork
+    source_file: Path
     target: MatchableNetwork
     data: TaskData
     oracle_at_reports: bool
@@ -175,7 +180,7 @@ class GeneralRun:
             drift_weight=adaptation.drift,
             drift_reduction=adaptation.drift_reduction,
         )
-        self._source = _Stream(config, "source", data.source_train.images, run.place.device)
+        self._source = _SourceSide(run)
         self._target = _Stream(config, "target", data.target_train.images, run.place.device)
 
     def train(self, saved: dict[str, Any] | None) -> tuple[int, bool]:
@@ -188,7 +193,9 @@ class GeneralRun:
         health = HealthMeter()
         self._start(first)
         for step in range(first + 1, config.steps + 1):
-            seen = self._matching.step(self._source.batch(step - 1), self._target.batch(step - 1))
+            seen = self._matching.step(
+                self._source.activations(step - 1), self._target.batch(step - 1)
+            )
             health.add(seen)
             if step % PROGRESS_EVERY == 0:
                 _check_finite(health.means(), step)
@@ -258,10 +265,45 @@ class _Stream:
         self._order = IndexStream(len(images), config.batch_size, seed)
         self._augmentation = Augmentation(config.augmentation, seed)
 
+    def indices(self, step: int) -> Tensor:
+        """Which images step 0, 1, … takes, [n]."""
+        return shard(self._order.batch(step))
+
     def batch(self, step: int) -> Tensor:
-        """Float images [n, C, H, W] of step 0, 1, …."""
-        images = self._images[shard(self._order.batch(step))]
+        """Float images [n, C, H, W] of a step."""
+        images = self._images[self.indices(step)]
         return to_float(self._augmentation.images(images, step=step), self._device)
+
+
+class _SourceSide:
+    """What the source network gives out on this worker's share of the images, step by step.
+
+    Layers that are kept are looked up; the network runs as far as the others need.
+    """
+
+    def __init__(self, run: Run) -> None:
+        config, images = run.config, run.data.source_train.images
+        names = config.adaptation.layers
+        self._device = run.place.device
+        self._stream = _Stream(config, "source", images, self._device)
+        self._kept: dict[str, Tensor] = {}
+        if config.augmentation == AugmentationConfig() and pays(
+            config.steps, config.batch_size, len(images)
+        ):
+            activations = source_activations(run.source_file, self._device)
+            self._kept = activations.keep(run.source, names, images, self._device)
+        others = tuple(name for name in names if name not in self._kept)
+        layers = choose_layers(run.source.layers, others)
+        self._others = TappedNetwork(run.source, layers) if others else None
+
+    @torch.no_grad()
+    def activations(self, step: int) -> dict[str, Tensor]:
+        """Layer name → activation of step 0, 1, …."""
+        indices = self._stream.indices(step).to(self._device)
+        found = {name: rows[indices] for name, rows in self._kept.items()}
+        if self._others is not None:
+            found |= self._others(self._stream.batch(step))
+        return found
 
 
 def _players(run: Run) -> Players:

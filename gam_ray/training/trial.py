@@ -99,7 +99,8 @@ def run_trial(
     settings = config.task, config.pretraining, data
     matched = partial(sources.matched, *settings, device=place.device, match=match)
     target = _start(config, source, place, saved, matched)
-    run = Run(config, place, reporter, source, target, data, oracle_at_reports)
+    file = sources.file(*settings)
+    run = Run(config, place, reporter, source, file, target, data, oracle_at_reports)
     step, stopped = _run_stages(run, saved, few)
     adapted = load_adapted(config, place.adapted, place.device)
     return TrialOutcome(step, stopped, oracle=oracle_reading(adapted, run))

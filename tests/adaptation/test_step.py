@@ -31,12 +31,17 @@ Named = dict[str, Tensor]
 
 
 def forward(p: Named, images: Tensor, match: Callable[[str, Tensor], Tensor]) -> Named:
-    """Activations of the tiny network with parameters `p`."""
+    """Activations of the tiny network with parameters `p`, as far as a step looks at them."""
     maps = conv2d(images, p["conv1.0.weight"]).relu()
     maps = match("conv1", max_pool2d(maps, 2))
     hidden = match("fc2", (maps.reshape(len(maps), -1) @ p["fc2.1.weight"].T).relu())
-    logits = match("fc3", hidden @ p["fc3.weight"].T)
-    return {"conv1": maps, "fc2": hidden, "fc3": logits}
+    return {"conv1": maps, "fc2": hidden}
+
+
+def whole(p: Named, images: Tensor, match: Callable[[str, Tensor], Tensor]) -> Named:
+    """Those of all layers."""
+    seen = forward(p, images, match)
+    return {**seen, "fc3": match("fc3", seen["fc2"] @ p["fc3.weight"].T)}
 
 
 def judge(p: Named, activations: Named) -> Named:
@@ -192,10 +197,10 @@ def copied(module: nn.Module) -> Named:
 
 def matching_of(frozen: Named, momentum: float) -> Matching:
     """Measured over all images of both domains, layer by layer."""
-    activations = forward(frozen, SOURCE_IMAGES, unmatched)
+    activations = whole(frozen, SOURCE_IMAGES, unmatched)
     moments = {name: channel_moments(value) for name, value in activations.items()}
     matching = Matching(momentum, {n: (mean, var.sqrt()) for n, (mean, var) in moments.items()})
-    forward(frozen, TARGET_IMAGES, matching.measure)
+    whole(frozen, TARGET_IMAGES, matching.measure)
     return matching
 
 
