@@ -8,6 +8,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gam_ray.selection.consensus import Crowd, Probabilities
 
 ENSV, CONFIDENT_ENSV, MEAN_RANK = "ensv", "confident_ensv", "mean_rank"
@@ -44,6 +47,8 @@ class Standings:
         self._checkpoint_scores = tuple(scores if checkpoint_scores is None else checkpoint_scores)
         self._crowd = Crowd()
         self._metrics: dict[str, Mapping[str, float]] = {}
+        # Forgotten with every word that is put: a study asks for all of them again and again.
+        self._values: dict[str, float] | None = None
 
     def put(
         self,
@@ -67,6 +72,7 @@ class Standings:
         """
         self._crowd.vote(name, predictions, trusted=has_vote)
         self._metrics[name] = metrics
+        self._values = None
 
     def crowd_scores(self, name: str) -> dict[str, float]:
         """Both scores of the crowd of one model, by name."""
@@ -81,14 +87,17 @@ class Standings:
         Raises:
             KeyError: If it is not here, or its report lacks a score.
         """
-        if len(self._scores) == 1:
-            return self._values_of(self._scores[0])[name]
-        return self.values()[name]
+        return self._all_values()[name]
 
     def values(self) -> dict[str, float]:
         """The objective of each model, by name."""
-        by_score = [self._values_of(score) for score in self._scores]
-        return by_score[0] if len(by_score) == 1 else mean_ranks(by_score)
+        return dict(self._all_values())
+
+    def _all_values(self) -> Mapping[str, float]:
+        if self._values is None:
+            by_score = [self._values_of(score) for score in self._scores]
+            self._values = by_score[0] if len(by_score) == 1 else mean_ranks(by_score)
+        return self._values
 
     def is_no_worse(
         self, name: str, metrics: Mapping[str, float], predictions: Probabilities
@@ -126,9 +135,7 @@ class Standings:
         voters = self._voters(score)
         if voters is None:
             return {name: metrics[f"score/{score}"] for name, metrics in self._metrics.items()}
-        if score == ENSV:
-            return {name: self._crowd.agreement(name) for name in self._metrics}
-        return {name: self._crowd.agreement_with(voters, name) for name in self._metrics}
+        return self._crowd.agreements() if score == ENSV else self._crowd.agreements_with(voters)
 
     def _voters(self, score: str, *, without: str | None = None) -> list[str] | None:
         """Whose consensus a score is held against; None of a score that is not the crowd's."""
@@ -153,13 +160,19 @@ def mean_ranks(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     Args:
         scores: Of each score, model name → value, higher is better; the same models in all.
     """
-    return {
-        name: statistics.fmean(
-            _rank(values[name], [value for other, value in values.items() if other != name])
-            for values in scores
-        )
-        for name in scores[0]
-    }
+    names = list(scores[0])
+    if len(names) == 1:
+        return dict.fromkeys(names, 0.5)
+    ranks = np.mean([_ranks(np.array([values[name] for name in names])) for values in scores], 0)
+    return dict(zip(names, ranks.tolist(), strict=True))
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`_rank` of each of several values among the others, without comparing all pairs."""
+    ordered = np.sort(values)
+    below, to_equal = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    ranks: NDArray[np.float64] = (below + (to_equal - below - 1) / 2) / (len(values) - 1)
+    return ranks
 
 
 def _rank(value: float, others: Sequence[float]) -> float:

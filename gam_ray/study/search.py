@@ -132,14 +132,20 @@ class HonestOptunaSearch(OptunaSearch):
     PRUNED, with their values by step, and FAILED.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reported: set[tuple[str, int]] = set()
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report an intermediate value under its adaptation step."""
         value = result.get(self.metric)
         if trial_id in self._completed_trials or not _is_finite(value):
             return
-        trial = self._ot_trials[trial_id]
-        if result["step"] not in trial.study.trials[trial.number].intermediate_values:
-            trial.report(value, result["step"])
+        # Optuna refuses a step twice, and to ask it for its trials copies all of them.
+        place = trial_id, result["step"]
+        if place not in self._reported:
+            self._reported.add(place)
+            self._ot_trials[trial_id].report(value, result["step"])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
