@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 # Waits of the end of a study, in seconds.
 LANE_TIMEOUT_S = 20.0
 TRACKING_TIMEOUT_S = 60.0
+# Until then the lanes start, for which a small machine needs all its cores.
+TRACKING_DELAY_S = 30.0
 POLL_S = 0.5
 START_ATTEMPTS = 3
 
@@ -111,9 +113,11 @@ class Study:
             if (self.store.read("state") or {}).get("state") == "finished":
                 self._send_what_waits()
                 return results.best(self.store)
-            # Ray starts while the settings are checked against the data.
+            _set_environment(address)
+            # Ray starts while the settings are checked, and what lanes and search need is imported.
             with ThreadPoolExecutor(1) as executor:
                 check = executor.submit(self._check_settings)
+                executor.submit(_import_all)
                 with _ray(address):
                     check.result()
                     self._run(listener)
@@ -212,7 +216,7 @@ class Study:
             )
         )
         sink = self._sink()
-        sink.start()
+        sink.start(after_s=TRACKING_DELAY_S)
         status: RunStatus = "FAILED"
         try:
             yield
@@ -455,10 +459,6 @@ def _only_one(store: StudyStore) -> Iterator[None]:
 @contextmanager
 def _ray(address: str | None) -> Iterator[None]:
     """Ray for a study: the cluster at `address`, or one of this study's own."""
-    for name, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if address is None:
-        _set_auth_mode()
     import ray
 
     own = {"include_dashboard": False, "object_store_memory": 256 * 2**20}
@@ -473,6 +473,20 @@ def _ray(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _set_environment(address: str | None) -> None:
+    """What Ray reads when it is imported."""
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if address is None:
+        _set_auth_mode()
+
+
+def _import_all() -> None:
+    """Import what is needed once Ray is up: it takes seconds."""
+    import ray.train.torch
+    import ray.tune  # noqa: F401
 
 
 def _init(**arguments: Any) -> None:

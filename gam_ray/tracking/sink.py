@@ -130,17 +130,23 @@ class MLflowSink:
         self._window = _WINDOW
         self._last_error: str | None = None
         self._failures = 0
+        self._after_s = 0.0
         self._stopping, self._wake, self._moved = (threading.Event() for _ in range(3))
         self._thread = threading.Thread(target=self._run, name="mlflow-sink", daemon=True)
 
-    def start(self) -> None:
+    def start(self, *, after_s: float = 0.0) -> None:
         """Start the thread. It waits for MLflow as long as it has to, and the caller does not.
+
+        Args:
+            after_s: It begins only then, or when it is drained: to import MLflow takes seconds of
+                this process, which may have better things to do just now.
 
         Raises:
             ValueError: If it was started before.
         """
         if self._thread.ident is not None:
             raise ValueError("a sink starts once; got a second start: make a new sink")
+        self._after_s = after_s
         self._thread.start()
 
     def status(self) -> SinkStatus:
@@ -214,6 +220,7 @@ class MLflowSink:
         return bool(position.artifacts or self._lines.read(position.offset, 1))
 
     def _run(self) -> None:
+        self._wake.wait(self._after_s)
         while not self._stopping.is_set():
             logged = self._attempt(self._log_window, self._records)
             uploaded = self._attempt(self._upload_next, self._uploads)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,16 @@ def test_a_study_arrives_whole(bench: Bench) -> None:
     assert done.close(PATIENCE_S) == sink.SinkStatus(
         logged=len(a_study()), waiting=0, rejected=0, last_error=None, failures=0
     )
+
+
+def test_a_sink_that_starts_later_begins_at_once_when_it_is_drained(bench: Bench) -> None:
+    append(bench, *a_study())
+    late = bench.make_sink()
+    late.start(after_s=3600)
+    time.sleep(0.2)
+    assert late.status().waiting == len(a_study())
+    assert late.close(PATIENCE_S).waiting == 0
+    assert bench.rows() == ROWS
 
 
 def test_waiting_events_share_a_request(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
