@@ -80,6 +80,8 @@ STREETS_SPACE = {
     **SPACE,
     "adaptation.layers": {"subset": ["layer4", "layer8", "layer12", "layer17"], "min": 1},
 }
+# As many images as its teachers saw in two trials; of digits, the default.
+STUDENTS: dict[str, dict[str, Any]] = {"streets": {"steps": 200}}
 LABEL_SHIFT = 0.65
 TEACHERS = 6
 DEFAULT = ObjectiveConfig()
@@ -109,7 +111,9 @@ def main() -> None:
     found = {task: run_task(task, given) for task in given.tasks}
     with ProcessPoolExecutor(given.processes) as pool:
         taught = {
-            task: pool.submit(students, trials, given.folder, given.data_root)
+            task: pool.submit(
+                students, trials, STUDENTS.get(task, {}), given.folder, given.data_root
+            )
             for task, trials in found.items()
         }
         over_steps = {
@@ -296,7 +300,10 @@ def predicted(folder: Path, key: str, step: int) -> Array:
 
 
 def students(
-    trials: Sequence[Sequence[dict[str, Any]]], folder: Path, data_root: Path | None
+    trials: Sequence[Sequence[dict[str, Any]]],
+    settings: Mapping[str, Any],
+    folder: Path,
+    data_root: Path | None,
 ) -> dict[str, dict[str, float]]:
     """What came of teaching a student from the best trials by an objective, and of a study."""
     last = last_of(trials)
@@ -312,7 +319,7 @@ def students(
         first = teachers[0]
         config = TrialConfig.from_mapping(trial_of(folder, first["key"])).baseline("none")
         keys = tuple(each["key"] for each in teachers)
-        config = config.model_copy(update={"student": StudentConfig(teachers=keys)})
+        config = config.model_copy(update={"student": StudentConfig(teachers=keys, **settings)})
         (student,) = run(config, folder, data_root)
         replaces = not first["is_source"] and follows(student, first, teachers, folder)
         for name, end in (("student", student), ("study", student if replaces else first)):

@@ -159,8 +159,8 @@ class DistillationConfig(ConfigModel):
 
     steps: Count = 500
     """Optimizer steps."""
-    batch_size: Count = 64
-    """Images a step, over all workers."""
+    batch_size: Count | None = None
+    """Images a step, over all workers; by default as many as a trial takes."""
     learning_rate: Positive = 3e-4
     """Adam's learning rate."""
     augmentation: AugmentationConfig = AugmentationConfig(shift=0.07)

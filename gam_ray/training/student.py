@@ -61,6 +61,7 @@ def train_student(
     labels: Tensor,
     settings: StudentConfig,
     *,
+    batch_size: int,
     seed: int,
     device: torch.device,
     progress: Progress,
@@ -72,6 +73,7 @@ def train_student(
         images: Target images, uint8 [N, C, H, W].
         labels: What `consensus_labels` says of them.
         settings: How long and how fast.
+        batch_size: Images a step, over all workers.
         seed: Of batches and displacements.
         device: Where the student is.
         progress: Told now and then.
@@ -85,7 +87,7 @@ def train_student(
     train_mode(student, statistics=False, dropout=True)
     torch.manual_seed(derive_seed(seed, "noise", rank()))
     supervised = Supervised(
-        student, images, labels, batch_size=settings.batch_size, seed=seed, device=device
+        student, images, labels, batch_size=batch_size, seed=seed, device=device
     )
     optimizer = torch.optim.Adam(student.parameters(), lr=settings.learning_rate, fused=True)
     augmentation = Augmentation(settings.augmentation, seed)

@@ -118,7 +118,7 @@ def check_trial(config: TrialConfig, workers: int) -> None:
     }
     if config.fine_tuning:
         sizes["fine_tuning.batch_size"] = config.fine_tuning.batch_size
-    if config.student:
+    if config.student and config.student.batch_size:
         sizes["student.batch_size"] = config.student.batch_size
     for name, size in sizes.items():
         if size % workers:
@@ -218,6 +218,7 @@ def _teach(run: Run, settings: StudentConfig) -> dict[str, float]:
         images,
         labels,
         settings,
+        batch_size=settings.batch_size or run.config.batch_size,
         seed=derive_seed(run.config.seed, "student"),
         device=place.device,
         progress=run.progress,

@@ -94,9 +94,14 @@ def test_the_consensus_of_streets_is_a_map_of_the_images_size(streets: Path) -> 
     assert (found == mean.argmax(1)).float().mean() > 0.999
 
 
-def test_a_student_is_trained_as_written_out_in_plain_torch(folder: Path) -> None:
-    config = student_of(TEACHING[0], augmentation={}, learning_rate=0.01)
-    outcome, reporter = run(config, folder, "student")
+@pytest.mark.parametrize("batch_size", [8, None])
+def test_a_student_is_trained_as_written_out_in_plain_torch(
+    folder: Path, batch_size: int | None
+) -> None:
+    settings = {"augmentation": {}, "learning_rate": 0.01, "batch_size": batch_size}
+    config = student_of(TEACHING[0], **settings)
+    name = f"student of {batch_size}"
+    outcome, reporter = run(config, folder, name)
     teachers = [
         load_adapted(each, folder / name / "adapted.pt", CPU)
         for name, each in zip(TEACHERS, TEACHING, strict=True)
@@ -107,7 +112,7 @@ def test_a_student_is_trained_as_written_out_in_plain_torch(folder: Path) -> Non
     student = load_adapted(TEACHING[0], folder / "first" / "adapted.pt", CPU)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
     seed = derive_seed(derive_seed(config.seed, "student"), "batches")
-    stream = IndexStream(len(images), 8, seed)
+    stream = IndexStream(len(images), batch_size or config.batch_size, seed)
     for step in range(4):
         rows = stream.batch(step)
         # Cross-entropy with a distribution, from its definition.
@@ -115,7 +120,7 @@ def test_a_student_is_trained_as_written_out_in_plain_torch(folder: Path) -> Non
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    found = load_adapted(config, folder / "student" / "adapted.pt", CPU).state_dict()
+    found = load_adapted(config, folder / name / "adapted.pt", CPU).state_dict()
     for name, value in student.state_dict().items():
         # Adam makes rounding of a tiny gradient larger; a step is 0.01.
         torch.testing.assert_close(found[name], value, rtol=0, atol=2e-4)
