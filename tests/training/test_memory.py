@@ -1,0 +1,30 @@
+"""A worker that runs trial after trial does not grow."""
+
+import gc
+import os
+from pathlib import Path
+
+from tiny_task import BASE, Recorder, place, trial
+
+from gam_ray.training.trial import run_trial
+
+TRIALS, WARM_UP = 50, 15
+MEGABYTE = 2**20
+
+
+def resident() -> int:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_memory_returns_to_its_level_after_each_of_fifty_trials(tmp_path: Path) -> None:
+    levels = []
+    for number in range(TRIALS):
+        layers = [["fc3"], ["conv2", "fc4"], ["conv1", "fc3"]][number % 3]
+        config = trial(BASE, seed=number, steps=4, adaptation__layers=layers)
+        run_trial(config, place(tmp_path, str(number)), Recorder())
+        levels.append(resident())
+    grown = max(levels[-10:]) - max(levels[WARM_UP - 5 : WARM_UP])
+    # What one trial has, networks and optimizers, is some 15 MB.
+    assert grown < 40 * MEGABYTE, f"{grown / MEGABYTE:.0f} MB in {TRIALS - WARM_UP} trials"
