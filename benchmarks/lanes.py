@@ -1,0 +1,200 @@
+"""What lanes cost: a study of gam_ray, its trials alone, and a Ray Train group for every trial.
+
+    python benchmarks/lanes.py --json benchmarks/results/lanes.json
+
+The same twelve digits trials three times, two at a time, from one source network that is trained
+before: as a gam_ray study, which adds its two baselines; in plain processes that import everything
+once and run nothing but these trials; and, with `--plain`, without the baselines, as Ray's
+documentation has it, Tune starting a Train group of one worker for every trial. Then a study of trials of one step, which cost what a trial costs beside
+its steps. On two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tables import stamp
+
+from gam_ray import Study
+from gam_ray.config import StudyConfig, TrialConfig, apply_settings
+from gam_ray.study.store import StudyStore
+
+TRIAL: dict[str, Any] = {
+    "task": {"source": "rendered-digits", "target": "handwritten-digits", "network": "lenet"},
+    "pretraining": {"steps": 300, "batch_size": 64},
+    "steps": 300,
+    "batch_size": 64,
+    "report_every": 100,
+}
+SPACE = {"adaptation.weight": {"log": [1, 10]}}
+SLOTS = 2
+
+
+def main() -> None:
+    """Measure, print, write JSON."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    options.add_argument("--trials", type=int, default=12)
+    options.add_argument("--plain", action="store_true", help="also a Train group for every trial")
+    options.add_argument("--json", type=Path)
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run_alone(TrialConfig.from_mapping({**TRIAL, "steps": 1}), folder / ".sources", folder)
+        found: dict[str, Any] = {"study": study("study", TRIAL, given.trials, folder)}
+        configs = searched(folder / "study")
+        found["alone"] = alone(configs, folder)
+        if given.plain:
+            general = [each for each in configs if each.adaptation.kind == "general"]
+            found["a group for every trial"] = grouped(general, folder)
+        one_step = {**TRIAL, "steps": 1, "report_every": 1}
+        found["one step"] = study("one-step", one_step, 2 * given.trials, folder)
+    found["wall ÷ (Σ trials ÷ slots)"] = found["study"]["trials_s"] / (
+        sum(found["alone"]["each_s"]) / SLOTS
+    )
+    print(json.dumps(found, indent=1, ensure_ascii=False))
+    if given.json:
+        content = {**stamp(), "trials": given.trials, **found}
+        given.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def study(name: str, trial: Mapping[str, Any], trials: int, folder: Path) -> dict[str, float]:
+    """Seconds of a study: in all, until its first trial begins, and from there to its last end."""
+    config = StudyConfig.from_mapping(
+        {
+            "name": name,
+            "trial": trial,
+            "space": SPACE,
+            "search": {"sampler": "random", "trials": trials},
+            "objective": {"finalists": 1, "seeds": 1},
+            "student": None,
+            "resources": {"workers": 1, "max_lanes": SLOTS},
+            "storage": str(folder),
+        }
+    )
+    began = time.time()
+    Study(config).run()
+    ended = time.time()
+    files = StudyStore(folder / name).trials()
+    first = min((each.folder / "started").stat().st_mtime for each in files)
+    last = max((each.folder / "end.json").stat().st_mtime for each in files)
+    return {
+        "all_s": ended - began,
+        "until_first_trial_s": first - began,
+        "trials_s": last - first,
+        "a_trial_s": SLOTS * (last - first) / len(files),
+    }
+
+
+def searched(folder: Path) -> list[TrialConfig]:
+    """The trials that a study ran, its baselines among them."""
+    return [each.record().config for each in StudyStore(folder).trials()]
+
+
+def alone(configs: list[TrialConfig], folder: Path) -> dict[str, Any]:
+    """Seconds of each trial in processes that do nothing else."""
+    with ProcessPoolExecutor(SLOTS) as pool:
+        # Imports and data, which a lane has done before its first trial ends, too.
+        warm = [TrialConfig.from_mapping({**TRIAL, "steps": 1, "seed": n}) for n in range(SLOTS)]
+        list(pool.map(run_alone, warm, *repeated(folder, len(warm))))
+        began = time.time()
+        each = list(pool.map(run_alone, configs, *repeated(folder, len(configs))))
+    return {"all_s": time.time() - began, "each_s": each}
+
+
+def repeated(folder: Path, count: int) -> tuple[list[Path], list[Path]]:
+    """Where sources are, and a folder for each trial's files."""
+    return [folder / ".sources"] * count, [Path(tempfile.mkdtemp(dir=folder))] * count
+
+
+def run_alone(config: TrialConfig, sources: Path, folder: Path) -> float:
+    """Run one trial on one thread; its seconds."""
+    import torch
+
+    from gam_ray.training.reports import Report, Verdict
+    from gam_ray.training.trial import Place, run_trial
+
+    class Quiet:
+        def report(self, report: Report) -> Verdict:  # noqa: ARG002
+            return Verdict(go_on=True)
+
+        def progress(self, stage: str, done: int, total: int) -> None:
+            pass
+
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    run_trial(config, Place(folder / config.key(), sources, None, torch.device("cpu")), Quiet())
+    return time.monotonic() - began
+
+
+def grouped(configs: list[TrialConfig], folder: Path) -> dict[str, float]:
+    """Seconds of the same trials by Tune, each in a Train group of its own."""
+    os.environ |= {"RAY_TRAIN_V2_ENABLED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    import ray
+    from ray import tune
+
+    began = time.time()
+    ray.init(include_dashboard=False, log_to_driver=False, num_cpus=SLOTS)
+    trainable = tune.with_resources(in_a_group, {"memory": 400e6})
+    space = {
+        "weight": tune.grid_search([config.adaptation.weight for config in configs]),
+        "folder": str(folder),
+    }
+    config = tune.TuneConfig(metric="score", mode="max", max_concurrent_trials=SLOTS)
+    place = tune.RunConfig(storage_path=str(folder / "tune"), verbose=0)
+    tune.Tuner(trainable, param_space=space, tune_config=config, run_config=place).fit()
+    ray.shutdown()
+    return {"all_s": time.time() - began, "a_trial_s": SLOTS * (time.time() - began) / len(configs)}
+
+
+def in_a_group(settings: dict[str, Any]) -> None:
+    """Tune's trial: a Train group that runs it."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    TorchTrainer(
+        train_loop,
+        train_loop_config=settings,
+        scaling_config=ScalingConfig(num_workers=1),
+        run_config=RunConfig(
+            name=Path(tempfile.mkdtemp(dir=settings["folder"])).name,
+            storage_path=f"{settings['folder']}/train",
+            callbacks=[TuneReportCallback()],
+        ),
+    ).fit()
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """What the group's worker runs: the same trial, reports and all."""
+    import torch
+    from ray import train
+
+    from gam_ray.training.reports import Report, Verdict
+    from gam_ray.training.trial import Place, run_trial
+
+    class ToTrain:
+        def report(self, report: Report) -> Verdict:
+            train.report({"score": report.metrics["score/class_ami"], "step": report.step})
+            return Verdict(go_on=True)
+
+        def progress(self, stage: str, done: int, total: int) -> None:
+            pass
+
+    torch.set_num_threads(1)
+    folder = Path(settings["folder"])
+    config = TrialConfig.from_mapping(TRIAL)
+    config = apply_settings(config, {"adaptation.weight": settings["weight"]})
+    here = Path(tempfile.mkdtemp(dir=folder))
+    run_trial(config, Place(here, folder / ".sources", None, torch.device("cpu")), ToTrain())
+
+
+if __name__ == "__main__":
+    main()
