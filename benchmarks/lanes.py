@@ -5,8 +5,8 @@
 The same twelve digits trials three times, two at a time, from one source network that is trained
 before: as a gam_ray study, which adds its two baselines; in plain processes that import everything
 once and run nothing but these trials; and, with `--plain`, without the baselines, as Ray's
-documentation has it, Tune starting a Train group of one worker for every trial. Then a study of trials of one step, which cost what a trial costs beside
-its steps. On two CPU cores.
+documentation has it, Tune starting a Train group of one worker for every trial. Then a study of
+trials of one step, which cost what a trial costs beside its steps. On two CPU cores.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python benchmarks/studies.py jobs/quickstart.yaml --seeds 0 1 2 --json results.json
 
 Resumable: a study that has finished is read, not run again. The seed is the study's: it moves
-the proposals and every trial, and not the source network.
+the proposals and every trial, and not the source network. Of jobs that are not named, the rows that
+stand in the JSON file stay.
 """
 
 from __future__ import annotations
@@ -35,10 +36,18 @@ def main() -> None:
     for job in options.jobs:
         config = load_study_config(job)
         runs = [run(seeded(config, seed), options.data_root) for seed in options.seeds]
-        rows.append({"job": str(job), "seeds": options.seeds, "runs": runs, **summary(runs)})
-        print(markdown(rows[-1]), flush=True)
+        row = {"job": str(job), **stamp(), "seeds": options.seeds, "runs": runs, **summary(runs)}
+        rows.append(row)
+        print(markdown(row), flush=True)
     if options.json:
-        options.json.write_text(json.dumps({**stamp(), "rows": rows}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"rows": [*others(options), *rows]}, indent=1) + "\n")
+
+
+def others(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of other jobs that stand in the JSON file."""
+    known = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
+    named = {str(job) for job in options.jobs}
+    return [row for row in known if row["job"] not in named]
 
 
 def run(config: StudyConfig, data_root: Path | None) -> dict[str, Any]:
