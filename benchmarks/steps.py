@@ -6,7 +6,9 @@ All ways do the same mathematics (both players of Eq. 3 on the same layers, drif
 images, one after another in rounds on one thread; what is told is the median over the rounds, and
 each way by the first. *By hand* is written as one would in an afternoon; *by hand, channels last*
 lays out memory as gam_ray does. gam_ray's step also measures each discriminator's health.
-`--workers` adds ERFNet on one and on two data-parallel workers with one thread each.
+`--workers` adds ERFNet on one and on two data-parallel workers with one thread each; `--peers` steps
+of pytorch-adapt and skada in the environment of that Python (see `peers/time_steps.py`), beside
+gam_ray's with a discriminator on the same layer.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -57,7 +60,9 @@ class Case:
     steps: int
 
 
+FEATURES = "LeNet, fc3 alone, batch 128"
 CASES = {
+    FEATURES: Case("lenet", 10, (1, 28, 28), ("fc3",), 128, 10),
     "LeNet, batch 128": Case("lenet", 10, (1, 28, 28), ("conv2", "fc3", "fc4"), 128, 10),
     "ERFNet, batch 4, 240×176": Case(
         "erfnet", 11, (3, 176, 240), ("layer4", "layer8", "layer12", "layer17"), 4, 2
@@ -70,10 +75,16 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--workers", action="store_true", help="also one worker against two")
+    options.add_argument("--peers", type=Path, help="Python of the peers' environment")
     options.add_argument("--json", type=Path)
     given = options.parse_args()
     torch.set_num_threads(1)
     found = {name: compare(case, given.rounds) for name, case in CASES.items()}
+    if given.peers:
+        script = Path(__file__).parent / "peers" / "time_steps.py"
+        command = [str(given.peers), str(script), str(CASES[FEATURES].batch)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found[FEATURES] |= json.loads(done.stdout)
     for name, ways in found.items():
         first = next(iter(ways.values()))
         for way, ms in ways.items():
