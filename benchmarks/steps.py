@@ -6,7 +6,7 @@ All ways do the same mathematics (both players of Eq. 3 on the same layers, drif
 images, one after another in rounds on one thread; what is told is the median over the rounds, and
 each way by the first. *By hand* is written as one would in an afternoon; *by hand, channels last*
 lays out memory as gam_ray does. gam_ray's step also measures each discriminator's health.
-`--workers` adds ERFNet on one and on two data-parallel workers with one thread each; `--peers` steps
+`--workers` adds ERFNet on one and on two data-parallel workers of one thread each; `--peers` steps
 of pytorch-adapt and skada in the environment of that Python (see `peers/time_steps.py`), beside
 gam_ray's with a discriminator on the same layer.
 """
