@@ -8,7 +8,8 @@ each way by the first. *By hand* is written as one would in an afternoon; *by ha
 lays out memory as gam_ray does. gam_ray's step also measures each discriminator's health.
 `--workers` adds ERFNet on one and on two data-parallel workers of one thread each; `--peers` steps
 of pytorch-adapt and skada in the environment of that Python (see `peers/time_steps.py`), beside
-gam_ray's with a discriminator on the same layer.
+gam_ray's with a discriminator on the same layer. The floor of a way is what its multiplications
+and additions would take at the speed of this thread's largest matrix product.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import torch.multiprocessing as mp
 from tables import stamp
 from torch import Tensor, nn
 from torch.nn.functional import softplus
+from torch.utils.flop_counter import FlopCounterMode
 
 from gam_ray.adaptation import (
     Discriminators,
@@ -85,11 +87,20 @@ def main() -> None:
         command = [str(given.peers), str(script), str(CASES[FEATURES].batch)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[FEATURES] |= json.loads(done.stdout)
+    speed = flops_a_second()
+    floors = {name: floor(case, speed) for name, case in CASES.items()}
     for name, ways in found.items():
         first = next(iter(ways.values()))
         for way, ms in ways.items():
-            print(f"| {name} | {way} | {ms:.1f} ms | {ms / first:.2f} |")
-    content: dict[str, Any] = {**stamp(), "rounds": given.rounds, "ms": found}
+            least = f"{floors[name][way]:.1f} ms" if way in floors[name] else ""
+            print(f"| {name} | {way} | {ms:.1f} ms | {ms / first:.2f} | {least} |")
+    content: dict[str, Any] = {
+        **stamp(),
+        "rounds": given.rounds,
+        "gflops_a_second": speed / 1e9,
+        "ms": found,
+        "floor_ms": floors,
+    }
     if given.workers:
         content["workers_ms"] = workers(CASES["ERFNet, batch 4, 240×176"])
         one, two = content["workers_ms"].values()
@@ -115,6 +126,27 @@ def compare(case: Case, rounds: int) -> dict[str, float]:
             if number:  # the first one warms up
                 times[way].append(1000 * (time.perf_counter() - started) / case.steps)
     return {way: statistics.median(each) for way, each in times.items()}
+
+
+def flops_a_second() -> float:
+    """Of this thread, by the product of two matrices of 1,024 rows and columns."""
+    matrix, times = torch.rand(1024, 1024), []
+    for _ in range(20):
+        began = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - began)
+    return 2 * 1024**3 / statistics.median(times)
+
+
+def floor(case: Case, speed: float) -> dict[str, float]:
+    """gam_ray's ways → milliseconds of their arithmetic alone."""
+    found = {}
+    for way, looked_up in (("gam_ray", False), ("gam_ray, sources looked up", True)):
+        step = by_gam_ray(case, looked_up=looked_up)
+        with FlopCounterMode(display=False) as counter:
+            step(0)
+        found[way] = 1000 * counter.get_total_flops() / speed
+    return found
 
 
 def draw(case: Case, seed: int, layout: torch.memory_format) -> list[Tensor]:
