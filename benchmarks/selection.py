@@ -317,9 +317,13 @@ def students(
         order = np.argsort(-np.where(trusted, values, -np.inf), kind="stable")
         teachers = [last[int(n)] for n in order[: min(TEACHERS, trusted.sum())]]
         first = teachers[0]
-        config = TrialConfig.from_mapping(trial_of(folder, first["key"])).baseline("none")
+        base = TrialConfig.from_mapping(trial_of(folder, first["key"]))
         keys = tuple(each["key"] for each in teachers)
-        config = config.model_copy(update={"student": StudentConfig(teachers=keys, **settings)})
+        taught = {
+            "student": StudentConfig(teachers=keys, **settings),
+            "batch_size": base.batch_size,
+        }
+        config = base.baseline("none").model_copy(update=taught)
         (student,) = run(config, folder, data_root)
         replaces = not first["is_source"] and follows(student, first, teachers, folder)
         for name, end in (("student", student), ("study", student if replaces else first)):

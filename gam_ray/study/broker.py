@@ -445,7 +445,7 @@ def _trial_config(base: TrialConfig, settings: dict[str, Any], role: Role) -> Tr
         return apply_settings(base, settings)
     if role == "student":
         student = StudentConfig.from_mapping(settings["student"])
-        update = {"student": student, "fine_tuning": None}
+        update = {"student": student, "fine_tuning": None, "batch_size": base.batch_size}
         return base.baseline("none").model_copy(update=update)
     return base.baseline("none" if role == "no adaptation" else "gaussian")
 

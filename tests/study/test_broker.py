@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from study_records import METRICS, votes
 
-from gam_ray.config import StudyConfig
+from gam_ray.config import StudyConfig, TrialConfig
 from gam_ray.study.broker import MAX_ATTEMPTS, UNTRUSTED_SCORE, Broker
 from gam_ray.study.store import StudyStore
 from gam_ray.tracking import MetricsReported, TagsSet, TrackingQueue, TrialEnded, TrialStarted
@@ -270,6 +270,18 @@ def test_a_refused_setting_is_an_error(make_config: MakeConfig) -> None:
 
     with pytest.raises(ValueError, match="greater than or equal to 0"):
         run(scenario())
+
+
+def test_a_students_batches_are_as_large_as_the_studys_trials(make_config: MakeConfig) -> None:
+    async def scenario() -> TrialConfig:
+        broker = Broker(make_config(), ())
+        await broker.submit({"student": {"teachers": ["a", "b"]}}, "student")
+        return (await broker.next_trial("lane-0", 1)).config
+
+    config = run(scenario())
+    assert config.student is not None
+    assert config.student.batch_size is None
+    assert config.batch_size == make_config().trial.batch_size == 8
 
 
 # The report that is kept
