@@ -3,7 +3,7 @@
     python benchmarks/speed.py --json benchmarks/results/speed.json
 
 Runs `gam-ray run jobs/quickstart.yaml`, `steps.py`, `lanes.py` and `growth.py` one after another,
-each in a process of its own, and puts their figures into one file. A quarter of an hour on two cores.
+each in a process of its own, and puts their figures into one file. Some minutes on two cores.
 """
 
 from __future__ import annotations
