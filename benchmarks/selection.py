@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ from gam_ray.config import (
     TrialConfig,
     apply_settings,
 )
+from gam_ray.config.study import LabelFreeScore
 from gam_ray.selection.consensus import Crowd
 from gam_ray.selection.guard import guard_causes
 from gam_ray.selection.standings import CONFIDENT_ENSV, ENSV, Standings
@@ -260,7 +261,8 @@ def verdict(candidates: Sequence[Mapping[str, Any]], values: Sequence[float]) ->
 
 def objectives(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Every score alone, and the aggregates."""
-    names = [n.removeprefix("score/") for n in candidates[0]["metrics"] if n.startswith("score/")]
+    reported = candidates[0]["metrics"]
+    names = [name for name in get_args(LabelFreeScore) if f"score/{name}" in reported]
     return [(ENSV,), (CONFIDENT_ENSV,), *((name,) for name in names), *AGGREGATES]
 
 

@@ -42,7 +42,7 @@ LabelFreeScore = Literal[
     "dev",
     "transfer_score",
 ]
-ScoreName = LabelFreeScore | Literal["oracle"]
+ScoreName = Literal[LabelFreeScore, "oracle"]
 
 
 class ObjectiveConfig(ConfigModel):
