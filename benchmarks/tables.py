@@ -84,12 +84,36 @@ def run_rows(rows: Sequence[Row], options: argparse.Namespace) -> list[dict[str,
 
 
 def finish(figures: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
-    """Print the table in Markdown and write the figures."""
+    """Print the table in Markdown and write the figures.
+
+    Runs of other seeds that stand in the JSON file stay, and count; so do other rows.
+    """
+    seeds: list[int] = options.seeds
+    if options.json and options.json.exists():
+        known = json.loads(options.json.read_text())
+        here = {(row["task"], row["row"]) for row in figures}
+        others = [row for row in known["rows"] if (row["task"], row["row"]) not in here]
+        figures = [*(merged(row, seeds, known) for row in figures), *others]
+        seeds = [*(seed for seed in known["seeds"] if seed not in seeds), *seeds]
     print(markdown(figures))
     if options.json:
-        content = {**stamp(), "seeds": options.seeds, "rows": figures}
+        content = {**stamp(), "seeds": seeds, "rows": figures}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def merged(row: Mapping[str, Any], seeds: list[int], known: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the runs of other seeds that are known."""
+    same = (old for old in known["rows"] if (old["task"], old["row"]) == (row["task"], row["row"]))
+    old: Mapping[str, Any] = next(same, {"runs": [], "commits": []})
+    runs = [
+        run for seed, run in zip(known["seeds"], old["runs"], strict=False) if seed not in seeds
+    ]
+    return {
+        **row,
+        **spreads([*runs, *row["runs"]]),
+        "commits": sorted({*old["commits"], *row["commits"]}),
+    }
 
 
 def run(config: TrialConfig, folder: Path, data_root: Path | None) -> dict[str, Any]:
@@ -150,14 +174,21 @@ class Curve:
 
 def summary(row: Row, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation of each figure, in percent, by split."""
-    names = sorted(set.intersection(*(set(run["oracle"]) for run in runs)))
     return {
         "task": row.task,
         "row": row.name,
-        "percent": {name: spread([100 * run["oracle"][name] for run in runs]) for name in names},
-        "seconds": spread([run["seconds"] for run in runs]),
+        **spreads(runs),
         "steps": runs[0]["steps"],
         "commits": sorted({run["commit"] for run in runs}),
+    }
+
+
+def spreads(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a row tells of its runs, and the runs."""
+    names = sorted(set.intersection(*(set(run["oracle"]) for run in runs)))
+    return {
+        "percent": {name: spread([100 * run["oracle"][name] for run in runs]) for name in names},
+        "seconds": spread([run["seconds"] for run in runs]),
         "runs": [
             {name: run[name] for name in ("oracle", "metrics", "seconds", "device")} for run in runs
         ],
