@@ -245,9 +245,9 @@ def _print_choice(store: StudyStore, choice: dict[str, Any], *, as_json: bool) -
         return
     out.print(_choice_table(choice))
     if not choice["adapt"]:
-        out.print(
-            "No trial that can be trusted scores higher than the source network: do not adapt."
-        )
+        from gam_ray.study.results import DO_NOT_ADAPT
+
+        out.print(DO_NOT_ADAPT)
     for line in _how_far_to_trust(choice):
         out.print(line, highlight=False, soft_wrap=True)
     for each in choice["distrusted"]:

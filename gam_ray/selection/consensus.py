@@ -107,6 +107,8 @@ class Crowd:
         return _classes(self._total)
 
     def _consensus_of(self, voters: Collection[str]) -> NDArray[np.uint16]:
+        if not voters:  # an empty crowd agrees on nothing
+            return np.zeros(0, dtype=np.uint16)
         return _classes(np.asarray(sum(self._members[voter] for voter in voters)))
 
     def _all_alike(self, consensus: NDArray[np.uint16]) -> dict[str, float]:

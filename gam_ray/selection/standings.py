@@ -161,7 +161,7 @@ def mean_ranks(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
         scores: Of each score, model name → value, higher is better; the same models in all.
     """
     names = list(scores[0])
-    if len(names) == 1:
+    if len(names) < 2:
         return dict.fromkeys(names, 0.5)
     ranks = np.mean([_ranks(np.array([values[name] for name in names])) for values in scores], 0)
     return dict(zip(names, ranks.tolist(), strict=True))

@@ -22,6 +22,9 @@ from gam_ray.tracking import read_run_ids
 
 STATES = ("finished", "pruned", "failed", "running", "planned")
 
+DO_NOT_ADAPT = "No trial that can be trusted scores higher than the source network: do not adapt."
+"""The answer of a study whose choice is the source network as it is."""
+
 
 def best(store: StudyStore) -> dict[str, Any]:
     """The choice of a study so far, as a contract for scripts.

@@ -425,6 +425,8 @@ def _note(choice: dict[str, Any]) -> str:
     for name, value, oracle in rows:
         cells = [name, _shown(value), _shown((oracle or {}).get("test"))]
         lines.append(f"| {' | '.join(cells)} |")
+    if not choice["adapt"]:
+        lines += ["", f"**{results.DO_NOT_ADAPT}**"]
     return "\n".join(lines)
 
 

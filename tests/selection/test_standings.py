@@ -38,6 +38,11 @@ def test_one_model_ranks_in_the_middle() -> None:
     assert mean_ranks([{"a": 3.0}]) == {"a": 0.5}
 
 
+@pytest.mark.parametrize("scores", [["ensv"], ["confident_ensv", "bnm"], ["bnm"]])
+def test_an_empty_study_has_no_values(scores: list[str]) -> None:
+    assert Standings(scores).values() == {}
+
+
 def test_one_score_is_the_objective_itself() -> None:
     standings = Standings(["bnm"])
     standings.put("a", {"score/bnm": 0.25}, votes(0, 1))

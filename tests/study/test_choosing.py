@@ -20,6 +20,7 @@ from gam_ray.study.choosing import (
     teachers,
 )
 from gam_ray.study.store import EndRecord, ReportRecord, Role, StudyStore, TrialRecord
+from gam_ray.study.study import _note
 
 MakeConfig = Callable[..., StudyConfig]
 
@@ -158,7 +159,9 @@ def test_what_is_not_better_by_more_than_its_spread_is_not_adapted(
     folder.add(scores[0], weight=1.0)
     folder.add(scores[1], role="again", weight=1.0, seed=1)
     assert (folder.choice != none) == adapts
-    assert results.best(folder.store)["adapt"] == adapts
+    choice = results.best(folder.store)
+    assert choice["adapt"] == adapts
+    assert (results.DO_NOT_ADAPT in _note(choice)) is not adapts
 
 
 def test_the_source_network_wins_a_tie(folder: Folder) -> None:
