@@ -127,7 +127,7 @@ def teachers(store: StudyStore, objective: ObjectiveConfig, count: int) -> tuple
     return tuple(best.values())[:count]
 
 
-def choose_trial(trials: list[Ended]) -> Choice:
+def choose_trial(trials: list[Ended], *, by_oracle: bool = False) -> Choice:
     """The setting with the best mean score over its runs, and of them the best; or the student.
 
     Where finalists were run on fresh seeds, a setting with one run cannot win, except a baseline.
@@ -135,7 +135,12 @@ def choose_trial(trials: list[Ended]) -> Choice:
     over seeds, the choice is the source network: do not adapt. Else a student that the guard
     trusts takes the place of the best run if it predicts what its teachers say together at
     least as often: a consensus is right more often than one voter. Other scores are no measure of
-    it, since it was taught to be as unsure as its teachers differ.
+    it, since it was taught to be as unsure as its teachers differ. Target labels are, where a
+    study asked for them.
+
+    Args:
+        trials: Those that ended in order.
+        by_oracle: Whether their scores are what target labels say.
 
     Raises:
         ValueError: If no trial that the guard trusts has ended in order.
@@ -144,7 +149,8 @@ def choose_trial(trials: list[Ended]) -> Choice:
     students = [trial for trial in trials if trial.record.role == "student"]
     best = _best_setting([trial for trial in trials if trial not in students])
     for student in students:
-        if not student.causes and _replaces(student, best, trials):
+        better = student.score > best.mean if by_oracle else _replaces(student, best, trials)
+        if not student.causes and better:
             return _summary([student])
     return best
 

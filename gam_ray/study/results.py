@@ -48,7 +48,7 @@ def best(store: StudyStore) -> dict[str, Any]:
     trials = ended_trials(store, objective)
     if not trials:
         raise ValueError(f"no trial of {config['name']} has ended in order yet")
-    choice = choose_trial(trials)
+    choice = choose_trial(trials, by_oracle=objective.is_oracle)
     files = store.trial(choice.key)
     record, end, kept = files.record(), files.end(), files.kept()
     assert end is not None
@@ -169,7 +169,7 @@ def _best_so_far(store: StudyStore) -> dict[str, Any] | None:
     trials = ended_trials(store, objective)
     if all(trial.causes for trial in trials):
         return None
-    choice = choose_trial(trials)
+    choice = choose_trial(trials, by_oracle=objective.is_oracle)
     return {"trial": choice.key, "score": {"name": objective.name, "value": choice.score}}
 
 
@@ -220,7 +220,7 @@ def overview(store: StudyStore) -> Overview:
     config, objective = study["config"], _objective(store)
     ended = ended_trials(store, objective)
     scores = {trial.record.key: trial.score for trial in ended}
-    chosen = choose_trial(ended).key
+    chosen = choose_trial(ended, by_oracle=objective.is_oracle).key
     trials = []
     for files in store.trials():
         record, end, reports = files.record(), files.end(), files.reports()

@@ -206,6 +206,20 @@ def test_a_student_is_chosen_if_it_says_what_its_teachers_say(
     assert folder.choice == (student if wins else best)
 
 
+@pytest.mark.parametrize(("score", "wins"), [(0.8, True), (0.6, False)])
+def test_where_labels_choose_the_student_is_measured_by_them(
+    folder: Folder, score: float, wins: bool
+) -> None:
+    """Though it says other than its teachers, and their spread speaks for the source network."""
+    none = folder.add(0.6, role="no adaptation")
+    folder.add(0.5, weight=1.0)
+    folder.add(0.9, role="again", weight=1.0, seed=1)
+    student = folder.add(score, role="student", classes=(1, 2, 0, 1))
+    trials = ended_trials(folder.store, folder.config.objective)
+    assert choose_trial(trials).key == none
+    assert choose_trial(trials, by_oracle=True).key == (student if wins else none)
+
+
 def test_no_student_is_chosen_where_nothing_is_better_than_the_source_network(
     folder: Folder,
 ) -> None:
