@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gam_ray.adaptation import Taps, choose_layers, gather_rows
 from gam_ray.networks import MatchableNetwork
+from gam_ray.training.data import to_float
 from gam_ray.training.evaluation import float_batches
 
 # Of all kept layers of a worker: 60,000 digits behind LeNet's conv2, fc3 and fc4 have 310 MB.
@@ -64,8 +65,9 @@ class SourceActivations:
         """The names of the layers that fit beside what is kept, the smallest first."""
         if not names:
             return ()
-        layers = choose_layers(network.layers, names)
-        (one,) = _activations(network, layers, images[:1], device)
+        # The same image on every worker, so that all of them decide alike.
+        with torch.no_grad(), Taps(choose_layers(network.layers, names)) as taps:
+            one = taps.run(network, to_float(images[:1], device))
         sizes = {name: len(images) * value.nbytes for name, value in one.items()}
         used, fitting = sum(rows.nbytes for rows in self._rows.values()), []
         for name in sorted(sizes, key=lambda each: sizes[each]):
@@ -86,6 +88,7 @@ def pays(steps: int, batch_size: int, images: int) -> bool:
     return steps * batch_size >= LEAST_SHARE * images
 
 
+@torch.no_grad()
 def _pass(
     network: MatchableNetwork,
     layers: dict[str, torch.nn.Module],
@@ -93,19 +96,9 @@ def _pass(
     device: torch.device,
 ) -> dict[str, Tensor]:
     """Layer name → rows of all images; each worker runs its share."""
-    parts = _activations(network, layers, images, device)
-    return {name: _gathered([part[name] for part in parts], len(images)) for name in layers}
-
-
-@torch.no_grad()
-def _activations(
-    network: MatchableNetwork,
-    layers: dict[str, torch.nn.Module],
-    images: Tensor,
-    device: torch.device,
-) -> list[dict[str, Tensor]]:
     with Taps(layers) as taps:
-        return [taps.run(network, batch) for batch in float_batches(images, device)]
+        parts = [taps.run(network, batch) for batch in float_batches(images, device)]
+    return {name: _gathered([part[name] for part in parts], len(images)) for name in layers}
 
 
 def _gathered(parts: list[Tensor], count: int) -> Tensor:

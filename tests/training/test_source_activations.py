@@ -60,6 +60,17 @@ def test_every_worker_has_all_rows_though_each_computes_its_share(tmp_path: Path
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+def names_by_worker(folder: Path, _: Any) -> None:
+    module.MOST_BYTES = 45 * CONV2_BYTES - 1
+    rows = SourceActivations().keep(lenet(), ("conv2", "fc4"), digits(45), CPU)
+    torch.save(list(rows), folder / f"{rank()}.pt")
+
+
+def test_all_workers_keep_the_same_layers(tmp_path: Path) -> None:
+    start_workers(names_by_worker, 2, tmp_path, None)
+    assert [torch.load(tmp_path / f"{number}.pt") for number in range(2)] == [["fc4"], ["fc4"]]
+
+
 def test_only_layers_that_are_not_kept_yet_are_computed_and_no_further() -> None:
     network, images, kept = lenet(), digits(20), SourceActivations()
     ran: list[str] = []
