@@ -46,7 +46,8 @@ def part(name: str, arguments: list[str], folder: Path) -> dict[str, Any]:
     command = [sys.executable, str(HERE / f"{name}.py"), *arguments, "--json", str(file)]
     subprocess.run(command, check=True)
     found: dict[str, Any] = json.loads(file.read_text())
-    return {key: value for key, value in found.items() if key not in stamp()}
+    known = stamp()
+    return {key: value for key, value in found.items() if key not in known}
 
 
 def quickstart(folder: Path) -> dict[str, float]:
@@ -59,12 +60,11 @@ def quickstart(folder: Path) -> dict[str, float]:
     def watch() -> None:
         nonlocal most
         while not done.wait(1.0):
-            most = max(most, memory_of_group(group))
+            most = max(most, memory_with_descendants(running.pid))
 
     program = Path(sys.executable).with_name("gam-ray")
     began = time.monotonic()
     running = subprocess.Popen([program, "run", QUICKSTART], cwd=folder, start_new_session=True)
-    group = running.pid
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     status = running.wait()
@@ -75,8 +75,8 @@ def quickstart(folder: Path) -> dict[str, float]:
     return {"s": time.monotonic() - began, "memory_gb": most / 2**30}
 
 
-def memory_of_group(session: int) -> int:
-    """Bytes of all processes that descend from one."""
+def memory_with_descendants(ancestor: int) -> int:
+    """Bytes of a process and of all that descend from it."""
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -84,7 +84,7 @@ def memory_of_group(session: int) -> int:
         except OSError:  # it ended just now
             continue
         parents[int(folder.name)] = int(fields[1])
-    return sum(bytes_of(process) for process in parents if descends(process, session, parents))
+    return sum(bytes_of(process) for process in parents if descends(process, ancestor, parents))
 
 
 def descends(process: int, ancestor: int, parents: dict[int, int]) -> bool:

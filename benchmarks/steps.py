@@ -22,7 +22,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -277,7 +277,7 @@ def _worker(number: int, count: int, case: Case, queue: Any) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=number, world_size=count)
-    share = Case(**{**vars(case), "batch": case.batch // count})
+    share = replace(case, batch=case.batch // count)
     step = by_gam_ray(share, looked_up=False)
     times = []
     for n in range(16):

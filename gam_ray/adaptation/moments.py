@@ -219,10 +219,10 @@ def remeasure(
         is_chain: As in `match_network`.
     """
     passes = _passes(target, target_layers, target_batches, is_chain=is_chain)
+    matchings = _matchings(target)
     for name, _ in _behind_batch_norms(target, target_layers, target_batches):
-        matching = _matchings(target).get(name)
-        if matching is not None:
-            matching.retarget(passes.moments(name))
+        if name in matchings:
+            matchings[name].retarget(passes.moments(name))
 
 
 def _matchings(target: nn.Module) -> dict[str, ChannelMatching]:
