@@ -128,6 +128,9 @@ def run_alone(config: TrialConfig, sources: Path, folder: Path) -> float:
         def progress(self, stage: str, done: int, total: int) -> None:
             pass
 
+        def is_to_pause(self) -> bool:
+            return False
+
     torch.set_num_threads(1)
     began = time.monotonic()
     run_trial(config, Place(folder / config.key(), sources, None, torch.device("cpu")), Quiet())
@@ -187,6 +190,9 @@ def train_loop(settings: dict[str, Any]) -> None:
 
         def progress(self, stage: str, done: int, total: int) -> None:
             pass
+
+        def is_to_pause(self) -> bool:
+            return False
 
     torch.set_num_threads(1)
     folder = Path(settings["folder"])

@@ -219,6 +219,9 @@ def run(config: TrialConfig, folder: Path, data_root: Path | None) -> list[dict[
         def progress(self, stage: str, done: int, total: int) -> None:
             pass
 
+        def is_to_pause(self) -> bool:
+            return False
+
     try:
         place = Place(here, folder.absolute() / ".sources", data_root, device)
         run_trial(config, place, Keeper())

@@ -171,6 +171,10 @@ class Curve:
     def progress(self, stage: str, done: int, total: int) -> None:
         """Nothing: the table tells of whole trials."""
 
+    def is_to_pause(self) -> bool:
+        """Never: a run that is cut off goes on from its last report."""
+        return False
+
 
 def summary(row: Row, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation of each figure, in percent, by split."""

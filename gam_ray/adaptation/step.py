@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -195,6 +196,16 @@ class HealthMeter:
         means = self.means()
         self._sums, self._steps = {}, 0
         return means
+
+    def state(self) -> dict[str, Any]:
+        """Sums over all workers since the last `take`; all workers call it together."""
+        sums = {name: sum_over_workers(value.clone()) for name, value in self._sums.items()}
+        return {"steps": self._steps, "sums": sums}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave, with any number of workers."""
+        self._steps = state["steps"]
+        self._sums = {name: value / world_size() for name, value in state["sums"].items()}
 
 
 def loss_ratios(means: Mapping[str, float]) -> dict[str, float]:

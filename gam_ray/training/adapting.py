@@ -44,13 +44,15 @@ from gam_ray.training.evaluation import (
     source_iou,
 )
 from gam_ray.training.pretraining import PROGRESS_EVERY
-from gam_ray.training.reports import DivergedError, Report, Reporter
+from gam_ray.training.reports import DivergedError, Report, Reporter, TrialPausedError
 from gam_ray.training.source_activations import pays, source_activations
 
 # Pixels of target images whose moments are taken anew before a report (10,000 digits); of more
 # images, the first so many, whose order is random: passes over all of them would outlast the steps
 # between reports.
 REMEASURED_PIXELS = 10_000 * 28 * 28
+# Steps between two questions whether to pause, which all workers ask together.
+PAUSE_EVERY = 10
 ADAPTED = "adapted.pt"
 
 
@@ -120,12 +122,7 @@ class Run:
         if rank() == 0:
             metrics |= {f"score/{name}": value for name, value in all_scores(evidence).items()}
             metrics |= guard_figures(evidence, unadapted)
-            network = {
-                "step": step,
-                "in_channels": data.in_channels,
-                "classes": len(data.class_names),
-                "target": self.target.state_dict(),
-            }
+            network = self._network(step)
             save_checkpoint(self.place.checkpoint, {**network, "health": health, **state})
             verdict = self.reporter.report(
                 Report(
@@ -140,10 +137,32 @@ class Run:
                 save_checkpoint(self.place.adapted, network)
         return bool(broadcast_object(verdict.go_on if rank() == 0 else None))
 
+    def pause(self, *, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint between two reports, and end for now. All workers call it.
+
+        Raises:
+            TrialPausedError: Always.
+        """
+        if rank() == 0:
+            save_checkpoint(self.place.checkpoint, {**self._network(step), **state})
+        raise TrialPausedError(f"paused after step {step}")
+
+    def is_to_pause(self) -> bool:
+        """What the reporter says, on all workers."""
+        return bool(broadcast_object(self.reporter.is_to_pause() if rank() == 0 else None))
+
     def progress(self, stage: str, done: int, total: int) -> None:
         """Tell the reporter, from the first worker alone."""
         if rank() == 0:
             self.reporter.progress(stage, done, total)
+
+    def _network(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "in_channels": self.data.in_channels,
+            "classes": len(self.data.class_names),
+            "target": self.target.state_dict(),
+        }
 
 
 def oracle_reading(network: MatchableNetwork, run: Run) -> OracleReading | None:
@@ -184,13 +203,19 @@ class GeneralRun:
         self._target = _Stream(config, "target", data.target_train.images, run.place.device)
 
     def train(self, saved: dict[str, Any] | None) -> tuple[int, bool]:
-        """Go on to the last step; (steps done, whether the reporter says to go on)."""
+        """Go on to the last step; (steps done, whether the reporter says to go on).
+
+        Raises:
+            TrialPausedError: If the reporter says to pause, once the checkpoint is written.
+        """
         config = self._run.config
         first = self._restore(saved) if saved else 0
-        # The checkpoint is older than its report, which may not have been taken: say it again.
-        if saved and not self._report(first, saved["health"]):
-            return first, False
         health = HealthMeter()
+        if saved and "meter" in saved:
+            health.load_state(saved["meter"])
+        # The checkpoint is older than its report, which may not have been taken: say it again.
+        elif saved and not self._report(first, saved["health"]):
+            return first, False
         self._start(first)
         for step in range(first + 1, config.steps + 1):
             seen = self._matching.step(
@@ -201,6 +226,8 @@ class GeneralRun:
                 _check_finite(health.means(), step)
                 self._run.progress("adapting", step, config.steps)
             if step % config.report_every and step != config.steps:
+                if step % PAUSE_EVERY == 0 and self._run.is_to_pause():
+                    self._pause(step, health)
                 continue
             means = health.take()
             _check_finite(means, step)
@@ -237,9 +264,13 @@ class GeneralRun:
             )
 
     def _report(self, step: int, health: dict[str, float]) -> bool:
-        players = self._players
-        state = {name: getattr(players, name).state_dict() for name in _LEARNERS}
-        return self._run.report(step=step, health=health, state=state)
+        return self._run.report(step=step, health=health, state=self._learned())
+
+    def _pause(self, step: int, health: HealthMeter) -> None:
+        self._run.pause(step=step, state={**self._learned(), "meter": health.state()})
+
+    def _learned(self) -> dict[str, Any]:
+        return {name: getattr(self._players, name).state_dict() for name in _LEARNERS}
 
     def _restore(self, saved: dict[str, Any]) -> int:
         for name in _LEARNERS:

@@ -64,6 +64,13 @@ class Reporter(Protocol):
     def progress(self, stage: str, done: int, total: int) -> None:
         """Say how far the current stage is; cheap, called every few seconds at most."""
 
+    def is_to_pause(self) -> bool:
+        """Whether the trial is to leave a checkpoint and end for now; cheap, asked often."""
+
+
+class TrialPausedError(Exception):
+    """A trial ended for now, as it was asked to; it goes on from its checkpoint when run again."""
+
 
 class DivergedError(ArithmeticError):
     """A loss or a parameter is no longer a finite number."""

@@ -30,6 +30,10 @@ class _LastReport:
         """Say how far the stage is."""
         self._tell(f"{stage}: {done}/{total}")
 
+    def is_to_pause(self) -> bool:
+        """Never: who ends this process ends the trial, which goes on from its last report."""
+        return False
+
 
 def train_one(
     file: Path, *, folder: Path | None, data_root: Path | None, tell: Callable[[str], None]

@@ -80,6 +80,7 @@ def run_trial(
         DataMissingError: If the task's data are not there.
         FileNotFoundError: If a student's teacher has left no checkpoint.
         DivergedError: If a loss or a parameter is no longer finite.
+        TrialPausedError: If the reporter says to pause; run again, it goes on from there.
     """
     check_trial(config, world_size())
     data = load_task(config.task, place.data_root)

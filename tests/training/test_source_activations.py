@@ -117,6 +117,10 @@ class _Ends:
     def progress(self, stage: str, done: int, total: int) -> None:
         """Nothing."""
 
+    def is_to_pause(self) -> bool:
+        """Never."""
+        return False
+
 
 @pytest.mark.parametrize("layers", [["conv2", "fc3"], ["fc4"]])
 def test_a_trial_ends_alike_whether_activations_are_looked_up_or_computed(

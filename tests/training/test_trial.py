@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from tiny_task import (
     BASE,
     Failing,
+    Pausing,
     PowerCutError,
     Recorder,
     Target,
@@ -32,7 +34,7 @@ from gam_ray.networks import LeNet, base
 from gam_ray.selection.scores import known_scores
 from gam_ray.training.data import load_target_labels, load_task, to_float
 from gam_ray.training.pretraining import SourceCache
-from gam_ray.training.reports import DivergedError, Report, Verdict
+from gam_ray.training.reports import DivergedError, Report, TrialPausedError, Verdict
 from gam_ray.training.trial import TrialOutcome, check_trial, load_adapted, run_trial
 
 CPU = torch.device("cpu")
@@ -190,6 +192,29 @@ def test_a_trial_that_was_cut_off_ends_as_one_that_ran_through(
     for report in first.reports + second.reports:
         assert_same(report, by_step[report.step])
     assert differing(torch.load(there.checkpoint), saved) == []
+
+
+@pytest.mark.parametrize("name", ["running", "initial", "unmatched", "release", "bn-running"])
+@pytest.mark.parametrize(("question", "told"), [(1, []), (2, []), (4, [3])])
+def test_a_trial_that_was_paused_ends_as_one_that_ran_through(
+    name: str,
+    question: int,
+    told: list[int],
+    whole: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gam_ray.training.adapting.PAUSE_EVERY", 1)
+    there = place(tmp_path)
+    first, second = Pausing(question), Recorder()
+    with pytest.raises(TrialPausedError):
+        run_trial(CONFIGS[name], there, first)
+    assert run_trial(CONFIGS[name], there, second) == whole[name][0]
+    assert (first.steps, second.steps) == (told, STEPS[len(told) :])
+    by_step = {report.step: report for report in whole[name][1]}
+    for report in first.reports + second.reports:
+        assert_same(report, by_step[report.step])
+    assert differing(torch.load(there.checkpoint), whole[name][2]) == []
 
 
 @pytest.mark.parametrize("name", ["initial", "unmatched", "release", "bn-initial", "bn-source"])
@@ -541,6 +566,25 @@ def test_two_workers_do_what_one_does_and_the_first_reports(
         assert metrics == pytest.approx(expected[step].metrics, rel=1e-3, abs=1e-4)
         np.testing.assert_allclose(probabilities, expected[step].predictions, atol=1e-4)
     assert torch.load(tmp_path / "1.pt") == []
+
+
+def paused_in_two_parts(folder: Path, config: TrialConfig) -> None:
+    """The first worker alone is asked whether to pause."""
+    with mock.patch("gam_ray.training.adapting.PAUSE_EVERY", 1):
+        with pytest.raises(TrialPausedError):
+            run_trial(config, place(folder), Pausing(2) if rank() == 0 else Recorder())
+        last = Recorder()
+        run_trial(config, place(folder), last)
+    torch.save([(report.step, report.metrics) for report in last.reports], folder / f"{rank()}.pt")
+
+
+def test_all_workers_pause_together(whole: dict[str, Any], tmp_path: Path) -> None:
+    start_workers(paused_in_two_parts, 2, tmp_path, CONFIGS["initial"])
+    expected = {report.step: report for report in whole["initial"][1]}
+    found = torch.load(tmp_path / "0.pt")
+    assert [step for step, _ in found] == STEPS
+    for step, metrics in found:
+        assert metrics == pytest.approx(expected[step].metrics, rel=1e-3, abs=1e-4)
 
 
 def whole_trials(folder: Path, names: tuple[str, ...]) -> None:

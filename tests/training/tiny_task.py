@@ -193,6 +193,9 @@ class Recorder:
     def progress(self, stage: str, done: int, total: int) -> None:
         """Nothing to keep."""
 
+    def is_to_pause(self) -> bool:
+        return False
+
     @property
     def steps(self) -> list[int]:
         return [report.step for report in self.reports]
@@ -226,6 +229,18 @@ def figures_by_counting(
         "class_accuracy": float(np.mean((right / np.maximum(labelled, 1))[labelled > 0])),
         **iou,
     }
+
+
+class Pausing(Recorder):
+    """Asks the trial to pause, from its `question`th question on."""
+
+    def __init__(self, question: int) -> None:
+        super().__init__()
+        self._left = question
+
+    def is_to_pause(self) -> bool:
+        self._left -= 1
+        return self._left <= 0
 
 
 class PowerCutError(Exception):
