@@ -12,6 +12,7 @@ from gam_ray.config.space import (
     unknown_name,
 )
 from gam_ray.config.study import (
+    BudgetConfig,
     ObjectiveConfig,
     ResourcesConfig,
     ScheduleConfig,
@@ -35,6 +36,7 @@ from gam_ray.config.trial import (
 __all__ = [
     "AdaptationConfig",
     "AugmentationConfig",
+    "BudgetConfig",
     "ChoiceParameter",
     "ConfigError",
     "ConfigModel",

@@ -158,6 +158,15 @@ class ResourcesConfig(ConfigModel):
         return self
 
 
+class BudgetConfig(ConfigModel):
+    """What a study may spend, besides its trials; it stops in order when one is spent."""
+
+    hours: Positive | None = None
+    """Hours in which it runs, over all its lives; none by default."""
+    gpu_hours: Positive | None = None
+    """Hours of all GPUs that its lanes hold, together; none by default."""
+
+
 class TrackingConfig(ConfigModel):
     """Where trials are logged."""
 
@@ -182,6 +191,7 @@ class StudyConfig(ConfigModel):
     """What the best trials say together, learned by one network; null for none."""
     schedule: ScheduleConfig = ScheduleConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    budget: BudgetConfig = BudgetConfig()
     tracking: TrackingConfig = TrackingConfig()
     storage: str = "studies"
     """Folder that holds studies, seen by all nodes; relative to the current folder."""
@@ -213,6 +223,15 @@ class StudyConfig(ConfigModel):
             raise ValueError(
                 "trial.student is written by the study itself, once it knows the teachers; leave "
                 "it out, and say how it is trained in student, beside trial"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpu_hours_are_of_gpus(self) -> Self:
+        if self.budget.gpu_hours and not self.resources.gpus_per_worker:
+            raise ValueError(
+                f"budget.gpu_hours of {self.budget.gpu_hours:g} would never be spent, since "
+                "resources.gpus_per_worker is 0; set that, or budget.hours"
             )
         return self
 

@@ -4,6 +4,10 @@ Relays (Tune's trainables) submit trials and wait for their events; lanes (Ray T
 groups) take trials and send reports. The broker stores every report before it counts, keeps
 the crowd that scores by consensus, and hands a trial again to a lane that lost its workers.
 It is plain asyncio: Ray makes an actor of it, tests call it directly.
+
+It may die at any moment. What it holds is on the study's storage, in `broker.json` what is neither
+a trial's nor a report's; a broker of the same life of the study takes that up, and calls that were
+under way are made again: a known trial, report or end changes nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,18 +77,48 @@ class Event:
     """What a relay hears of its trial.
 
     Attributes:
-        kind: ``report``, ``end`` or ``failed``.
+        kind: ``report``, ``end``, ``failed``, or ``paused``: the study stops before its end.
         step: Adaptation steps done.
         score: The objective's value.
         last: Whether the trial did all its steps.
         error: Why it failed.
     """
 
-    kind: Literal["report", "end", "failed"]
+    kind: Literal["report", "end", "failed", "paused"]
     step: int
     score: float
     last: bool = False
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class LaneState:
+    """What is known of a lane whose workers have started.
+
+    Attributes:
+        nodes: Ids of the nodes that they are on.
+        placement_group: Id of what they have reserved, None if nothing.
+        silent_s: Seconds since its last sign of life.
+    """
+
+    nodes: tuple[str, ...]
+    placement_group: str | None
+    silent_s: float
+
+
+@dataclass(frozen=True)
+class LanesState:
+    """What the broker knows of lanes.
+
+    Attributes:
+        lanes: By name, those whose workers have started.
+        reports: Reports taken so far, from all of them.
+        closed: Whether lanes are to end.
+    """
+
+    lanes: dict[str, LaneState]
+    reports: int
+    closed: bool
 
 
 @dataclass
@@ -123,9 +158,12 @@ class Broker:
     Args:
         config: The study.
         rungs: Steps at which the schedule decides; a report there waits for the decision.
+        life: Names this life of the study: one run of its process. None remembers nothing.
     """
 
-    def __init__(self, config: StudyConfig, rungs: tuple[int, ...]) -> None:
+    def __init__(
+        self, config: StudyConfig, rungs: tuple[int, ...], life: str | None = None
+    ) -> None:
         self._config = config
         self._rungs = frozenset(rungs)
         self._store = StudyStore(config.folder)
@@ -136,10 +174,15 @@ class Broker:
         self._standings = Standings(config.objective.score, config.objective.checkpoint_scores)
         self._changed = asyncio.Condition()
         self._closed: str | None = None
+        self._stopping = False
         self._lane_seen: dict[str, float] = {}
+        self._lanes: dict[str, tuple[tuple[str, ...], str | None]] = {}
         self._progress: tuple[str, int, int] | None = None
+        self._life = life
         for files in self._store.trials():
             self._recover(files)
+        self._recall()
+        self._tell_what_was_not_told()
 
     # What relays and the study call
 
@@ -162,14 +205,17 @@ class Broker:
         if key not in self._trials:
             record = TrialRecord(key, len(self._trials), role, settings, config)
             files = self._store.trial(key)
+            self._queue.append(_started(record, self._config))
             files.create(record)
             self._trials[key] = _Trial(record, files)
-            self._queue.append(_started(record, self._config))
         trial = self._trials[key]
         if self._closed and not trial.is_over:
             self._give_up(trial, self._closed)
+        elif self._stopping and not trial.is_over and trial.lane is None:
+            self._pause(trial)
         elif not trial.is_over and trial.lane is None and key not in self._waiting:
             self._waiting.append(key)
+            self._remember()
         await self._notify()
         return key
 
@@ -185,13 +231,32 @@ class Broker:
         trial = self._trials[key]
         trial.decisions[step] = go_on
         trial.stopped = trial.stopped or not go_on
+        self._remember()
         await self._notify()
 
     async def wait_until_idle(self, wait_s: float) -> bool:
-        """Whether every trial is over, waiting up to `wait_s` seconds for it."""
-        await self._wait_for(lambda: all(t.is_over for t in self._trials.values()), wait_s)
+        """Whether no trial runs or waits, waiting up to `wait_s` seconds for it."""
+        await self._wait_for(self._is_idle, wait_s)
         await self._check_lanes()
-        return all(trial.is_over for trial in self._trials.values())
+        return self._is_idle()
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Let no trial start, and those that run pause; what is left goes on in another life.
+
+        Args:
+            at_once: Do not wait for those that run, which go on from the checkpoint they have.
+        """
+        first, self._stopping = not self._stopping, True
+        for trial in self._trials.values():
+            if trial.is_over:
+                continue
+            if trial.lane is not None and at_once:
+                trial.lane, trial.state = None, "planned"
+                self._pause(trial)
+            elif trial.lane is None and first:
+                self._pause(trial)
+        self._remember()
+        await self._notify()
 
     async def snapshot(self) -> dict[str, Any]:
         """Counts, the best trial so far and the current stage, for a progress display."""
@@ -210,6 +275,7 @@ class Broker:
         They fail for now: nothing of it is stored, so that the study can be taken up again.
         """
         self._closed = self._closed or error or ""
+        self._remember()
         if error is not None:
             for trial in self._trials.values():
                 if not trial.is_over:
@@ -220,7 +286,54 @@ class Broker:
         """Why the study was closed before its end, or None."""
         return self._closed or None
 
+    async def lanes(self) -> LanesState:
+        """What is known of the lanes."""
+        now = time.monotonic()
+        lanes = {
+            name: LaneState(*state, silent_s=now - self._lane_seen[name])
+            for name, state in self._lanes.items()
+        }
+        reports = sum(len(trial.steps_seen) for trial in self._trials.values())
+        return LanesState(lanes, reports, closed=self._closed is not None or self._stopping)
+
+    async def lane_lost(self, lane: str) -> None:
+        """A lane is gone for good: its trial is the next one's, and it is not to blame for it."""
+        self._lanes.pop(lane, None)
+        self._lane_seen.pop(lane, None)
+        for trial in self._trials.values():
+            if trial.lane == lane and not trial.is_over:
+                trial.lane, trial.state = None, "planned"
+                trial.attempts -= 1
+                if self._stopping:
+                    self._pause(trial)
+                else:
+                    self._waiting.insert(0, trial.record.key)
+        self._remember()
+        await self._notify()
+
     # What lanes call
+
+    async def lane_started(
+        self, lane: str, nodes: tuple[str, ...], placement_group: str | None
+    ) -> None:
+        """The workers of a lane are there, for the first time or again."""
+        self._lanes[lane] = nodes, placement_group
+        self._lane_seen[lane] = time.monotonic()
+        self._remember()
+
+    async def is_to_pause(self, lane: str, key: str) -> bool:
+        """Whether a lane is to pause its trial: the study stops, or another lane has the trial."""
+        return self._stopping or self._trials[key].lane != lane
+
+    async def paused(self, lane: str, key: str) -> None:
+        """A trial has left its checkpoint."""
+        trial = self._trials[key]
+        if trial.lane == lane and not trial.is_over:
+            trial.lane, trial.state = None, "planned"
+            self._pause(trial)
+            self._queue.append(TrialEnded(key, "KILLED", _now_ms()))
+            self._remember()
+        await self._notify()
 
     async def next_trial(self, lane: str, wait_s: float) -> Assignment | Literal["close"] | None:
         """The next trial for a lane, or None after `wait_s` seconds, or ``close``.
@@ -229,19 +342,20 @@ class Broker:
         which goes on from its own checkpoint, `MAX_ATTEMPTS` times in all.
         """
         self._lane_seen[lane] = time.monotonic()
+        if self._stopping:
+            return "close"
         for trial in self._trials.values():
             if trial.lane == lane and not trial.is_over:
                 if trial.attempts < MAX_ATTEMPTS:
                     return self._assign(trial, lane)
                 cause = trial.cause or "its workers died"
-                error = f"the trial ended its lane {trial.attempts} times: {cause}"
-                self._end(trial, EndRecord("failed", _last_step(trial), 0.0, error=error))
+                self._fail(trial, f"the trial ended its lane {trial.attempts} times: {cause}")
                 await self._notify()
-        await self._wait_for(lambda: bool(self._waiting) or self._closed is not None, wait_s)
+        await self._wait_for(self._has_news_for_lanes, wait_s)
         self._lane_seen[lane] = time.monotonic()
         if self._waiting:
             return self._assign(self._trials[self._waiting.pop(0)], lane)
-        return "close" if self._closed is not None else None
+        return "close" if self._closed is not None or self._stopping else None
 
     async def report(
         self,
@@ -257,14 +371,15 @@ class Broker:
         """
         self._lane_seen[lane] = time.monotonic()
         trial = self._trials[key]
-        if trial.is_over:
+        if trial.is_over or trial.lane != lane:
             return Verdict(go_on=False, keep=False)
         if step not in trial.steps_seen:
             self._count(trial, step, metrics, predictions)
             await self._notify()
         last = self._is_last(trial, step)
         if step in self._rungs and not last and trial.record.role == "search":
-            await self._wait_for(lambda: step in trial.decisions, DECISION_TIMEOUT_S)
+            decided = partial(self._is_decided, trial, step)
+            await self._wait_for(decided, DECISION_TIMEOUT_S)
         assert trial.kept is not None
         return Verdict(go_on=not (last or trial.stopped), keep=trial.kept.step == step)
 
@@ -279,11 +394,12 @@ class Broker:
         """A trial did all its steps, or was stopped before."""
         self._lane_seen[lane] = time.monotonic()
         trial = self._trials[key]
-        if trial.is_over:
+        if trial.is_over or trial.lane != lane:
             return
         pruned = not self._is_last(trial, step)
         seconds = time.time() - trial.started
-        self._end(trial, EndRecord("pruned" if pruned else "finished", step, seconds, None, oracle))
+        state: EndState = "pruned" if pruned else "finished"
+        self._end(trial, EndRecord(state, step, seconds, None, oracle, time.time()))
         await self._notify()
 
     async def fail(self, lane: str, key: str, error: str, *, final: bool) -> None:
@@ -298,9 +414,8 @@ class Broker:
         self._lane_seen[lane] = time.monotonic()
         trial = self._trials[key]
         trial.cause = error
-        if final and not trial.is_over:
-            seconds = time.time() - trial.started
-            self._end(trial, EndRecord("failed", _last_step(trial), seconds, error=error))
+        if final and not trial.is_over and trial.lane == lane:
+            self._fail(trial, error)
         await self._notify()
 
     # Inside
@@ -323,12 +438,94 @@ class Broker:
             trial.events.append(_end_event(trial, end))
         self._trials[record.key] = trial
 
+    def _recall(self) -> None:
+        """Take up what an earlier broker of this life held."""
+        known = self._store.read("broker") if self._life else None
+        if not known or known["life"] != self._life:
+            return
+        self._closed, self._stopping = known["closed"], known["stopping"]
+        self._waiting = [key for key in known["waiting"] if not self._trials[key].is_over]
+        for lane, (nodes, placement_group) in known["lanes"].items():
+            self._lanes[lane] = tuple(nodes), placement_group
+            self._lane_seen[lane] = time.monotonic()
+        for key, held in known["held"].items():
+            trial = self._trials[key]
+            trial.decisions = {int(step): go_on for step, go_on in held["decisions"].items()}
+            trial.stopped = not all(trial.decisions.values())
+            if not trial.is_over:
+                trial.lane, trial.attempts = held["lane"], held["attempts"]
+                trial.started, trial.state = held["started"], "running"
+
+    def _remember(self) -> None:
+        """Keep what `_recall` needs."""
+        if self._life is None:
+            return
+        held = {
+            key: {
+                "lane": trial.lane,
+                "attempts": trial.attempts,
+                "started": trial.started,
+                "decisions": trial.decisions,
+            }
+            for key, trial in self._trials.items()
+            if trial.lane
+        }
+        content = {
+            "life": self._life,
+            "closed": self._closed,
+            "stopping": self._stopping,
+            "waiting": self._waiting,
+            "held": held,
+            "lanes": self._lanes,
+        }
+        self._store.write("broker", content)
+
+    def _tell_what_was_not_told(self) -> None:
+        """Queue for tracking what is on storage and was not queued before an earlier broker died.
+
+        Rows carry their own times, so that none of them can stand twice.
+        """
+        reports, ended = _told(self._queue) if self._trials else (set(), set())
+        for key, trial in self._trials.items():
+            for report in trial.files.reports():
+                if (key, report.step) not in reports:
+                    self._queue.append(_reported(key, report))
+            end = trial.files.end()
+            if end and key not in ended:
+                for event in _ended(trial, end):
+                    self._queue.append(event)
+
+    def _has_news_for_lanes(self) -> bool:
+        return bool(self._waiting) or self._closed is not None or self._stopping
+
+    def _is_idle(self) -> bool:
+        trials = self._trials.values()
+        if self._stopping:
+            return not any(trial.lane for trial in trials)
+        return all(trial.is_over for trial in trials)
+
+    def _is_decided(self, trial: _Trial, step: int) -> bool:
+        return step in trial.decisions or self._stopping
+
+    def _pause(self, trial: _Trial) -> None:
+        """Let a trial's relay go; it is planned for another life of the study."""
+        if trial.record.key in self._waiting:
+            self._waiting.remove(trial.record.key)
+        trial.events.append(Event("paused", _last_step(trial), float("nan")))
+
+    def _fail(self, trial: _Trial, error: str) -> None:
+        seconds = time.time() - trial.started
+        self._end(trial, EndRecord("failed", _last_step(trial), seconds, error, time=time.time()))
+
     def _assign(self, trial: _Trial, lane: str) -> Assignment:
+        if trial.attempts == 0 and trial.files.state() == "running":  # in an earlier life
+            self._queue.append(_started(trial.record, self._config))
         trial.lane = lane
         trial.attempts += 1
         trial.state = "running"
         trial.started = trial.started or time.time()
         trial.files.mark_started()
+        self._remember()
         return Assignment(trial.record.key, trial.record.config, trial.files.folder)
 
     def _count(
@@ -354,7 +551,7 @@ class Broker:
             assert trial.kept is not None
             assert before is not None
             self._standings.put(key, trial.kept.metrics, before, has_vote=trial.has_vote)
-        self._queue.append(MetricsReported(key, step, metrics, int(report.time * 1000)))
+        self._queue.append(_reported(key, report))
         trial.events.append(self._report_event(trial, step, self._standings.value(key)))
 
     def _is_no_worse(
@@ -400,6 +597,7 @@ class Broker:
         trial.events.append(_end_event(trial, end))
         for event in _ended(trial, end):
             self._queue.append(event)
+        self._remember()
 
     def _release(self, trial: _Trial, state: EndState) -> None:
         """Take a trial that is over from its lane, or from those that wait."""
@@ -471,7 +669,26 @@ def _started(record: TrialRecord, config: StudyConfig) -> TrialStarted:
         "gam_ray.objective": config.objective.name,
         "gam_ray.task": f"{record.config.task.source} → {record.config.task.target}",
     }
-    return TrialStarted(record.key, record.name, params, tags, int(time.time() * 1000))
+    return TrialStarted(record.key, record.name, params, tags, _now_ms())
+
+
+def _told(queue: TrackingQueue) -> tuple[set[tuple[str | None, int]], set[str]]:
+    """What was queued: reports by trial and step, and trials whose newest news is their end."""
+    reports: set[tuple[str | None, int]] = set()
+    ended: set[str] = set()
+    for _, event in queue.read():
+        match event:
+            case MetricsReported():
+                reports.add((event.trial, event.step))
+            case TrialStarted():
+                ended.discard(event.trial)
+            case TrialEnded():
+                ended.add(event.trial)
+    return reports, ended
+
+
+def _reported(key: str, report: ReportRecord) -> MetricsReported:
+    return MetricsReported(key, report.step, report.metrics, int(report.time * 1000))
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -486,7 +703,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _ended(
     trial: _Trial, end: EndRecord
 ) -> list[MetricsReported | TagsSet | ArtifactReady | TrialEnded]:
-    key, now = trial.record.key, int(time.time() * 1000)
+    key, now = trial.record.key, int(end.time * 1000)
     events: list[MetricsReported | TagsSet | ArtifactReady | TrialEnded] = [
         MetricsReported(key, end.step, {"seconds": end.seconds}, now)
     ]
@@ -501,3 +718,7 @@ def _ended(
     events += [ArtifactReady(key, str(file)) for file in files if file.exists()]
     events.append(TrialEnded(key, RUN_STATUS[end.state], now))
     return events
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,15 +1,21 @@
-"""Lanes: Ray Train worker groups that are set up once and take trial after trial."""
+"""Lanes: Ray Train worker groups that are set up once and take trial after trial.
+
+They come and go with the cluster: a lane for every place that its nodes have, none on a node that
+is gone, and another one for each that died.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gam_ray.config import StudyConfig
+from gam_ray.study.broker import LaneState
 from gam_ray.study.plan import Plan
 from gam_ray.training.reports import DivergedError, Report, Verdict
 
@@ -23,6 +29,11 @@ PROGRESS_INTERVAL_S = 1.0
 # Starting a group imports torch in every worker at once; Ray's 60 s are short for a busy disk.
 START_TIMEOUT_S = 300.0
 COLLECTIVE_TIMEOUT_S = 3600
+# Between two looks at nodes and lanes.
+LOOK_EVERY_S = 2.0
+BROKER_TIMEOUT_S = 60.0
+# So many lanes may die one after another without a report in between.
+MAX_DEATHS = 5
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,9 @@ class _BrokerReporter:
         self._lane = settings.name
         self._broker = settings.broker
         self._key = key
-        self._last_progress = 0.0
+        self._last_progress = self._last_question = 0.0
+        self._answer: Any = None
+        self._is_to_pause = False
 
     def report(self, report: Report) -> Verdict:
         """Wait until the report is on storage, and for the answer."""
@@ -71,12 +84,22 @@ class _BrokerReporter:
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Send a sign of life, once in a while, without waiting."""
-        import time
-
         now = time.monotonic()
         if now - self._last_progress > PROGRESS_INTERVAL_S:
             self._last_progress = now
             self._broker.progress.remote(self._lane, stage, done, total)
+
+    def is_to_pause(self) -> bool:
+        """What the broker said last; asked again once in a while, without waiting."""
+        import ray
+
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            self._is_to_pause, self._answer = ray.get(self._answer), None
+        now = time.monotonic()
+        if self._answer is None and now - self._last_question > PROGRESS_INTERVAL_S:
+            self._last_question = now
+            self._answer = self._broker.is_to_pause.remote(self._lane, self._key)
+        return self._is_to_pause
 
 
 def work(settings: LaneSettings) -> None:
@@ -89,6 +112,7 @@ def work(settings: LaneSettings) -> None:
 
     torch.set_num_threads(settings.threads)
     device = get_device()
+    _say_where(settings)
     # Asked now: once a worker died, the process group of the others may be gone.
     alone = world_size() == 1
     while True:
@@ -102,12 +126,31 @@ def work(settings: LaneSettings) -> None:
             _run_assignment(settings, assignment, device, alone=alone)
 
 
+def _say_where(settings: LaneSettings) -> None:
+    """Tell the broker on which nodes the lane is; all workers call it together."""
+    import ray
+    import torch.distributed as dist
+    from ray.util import get_current_placement_group
+
+    from gam_ray.adaptation import rank, world_size
+
+    nodes: list[Any] = [ray.get_runtime_context().get_node_id()]
+    if world_size() > 1:
+        own, nodes = nodes[0], [None] * world_size()
+        dist.all_gather_object(nodes, own)
+    if rank() == 0:
+        group = get_current_placement_group()
+        reserved = group.id.hex() if group else None
+        ray.get(settings.broker.lane_started.remote(settings.name, tuple(nodes), reserved))
+
+
 def _run_assignment(settings: LaneSettings, assignment: Any, device: Any, *, alone: bool) -> None:
     """Run one trial; errors that all workers raise alike end the trial and not the lane."""
     import ray
 
     from gam_ray.adaptation import rank
     from gam_ray.domains import DataMissingError
+    from gam_ray.training.reports import TrialPausedError
     from gam_ray.training.trial import Place, run_trial
 
     broker, lane, key = settings.broker, settings.name, assignment.key
@@ -119,6 +162,9 @@ def _run_assignment(settings: LaneSettings, assignment: Any, device: Any, *, alo
             _BrokerReporter(settings, key),
             oracle_at_reports=settings.oracle,
         )
+    except TrialPausedError:
+        if rank() == 0:
+            ray.get(broker.paused.remote(lane, key))
     except (ValueError, DataMissingError, DivergedError) as error:
         if rank() == 0:
             ray.get(broker.fail.remote(lane, key, _cause(error), final=True))
@@ -144,20 +190,15 @@ class Lane:
         settings: The lane's.
         config: The study.
         plan: Resources of a worker.
-        on_death: Called with the error if the group ends before it was closed.
     """
 
-    def __init__(
-        self,
-        settings: LaneSettings,
-        config: StudyConfig,
-        plan: Plan,
-        on_death: Callable[[str, BaseException], None],
-    ) -> None:
+    def __init__(self, settings: LaneSettings, config: StudyConfig, plan: Plan) -> None:
+        self.name = settings.name
+        self.error: BaseException | None = None
         self._settings = settings
         self._config = config
         self._plan = plan
-        self._on_death = on_death
+        self._trainer: Any = None
         self._thread = threading.Thread(target=self._fit, name=settings.name, daemon=True)
 
     def start(self) -> None:
@@ -169,14 +210,28 @@ class Lane:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the group has not ended."""
+        return self._thread.is_alive()
+
+    def abort(self) -> None:
+        """End the group now, whatever it does."""
+        import ray
+
+        controller = getattr(self._trainer, "controller", None)
+        if controller is not None:
+            ray.kill(controller)
+
     def _fit(self) -> None:
         try:
-            self._trainer().fit()
+            self._trainer = self._build()
+            self._trainer.fit()
         except Exception as error:
-            logger.exception("lane %s ended", self._settings.name)
-            self._on_death(self._settings.name, error)
+            logger.debug("lane %s ended", self.name, exc_info=True)
+            self.error = error
 
-    def _trainer(self) -> Any:
+    def _build(self) -> Any:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig
 
@@ -195,7 +250,7 @@ class Lane:
                 resources_per_worker=resources,
             ),
             run_config=RunConfig(
-                name=self._settings.name,
+                name=self.name,
                 storage_path=str(folder / "ray"),
                 failure_config=FailureConfig(
                     # Every trial may end its group a few times before the broker gives it up.
@@ -206,22 +261,152 @@ class Lane:
         )
 
 
+class Lanes:
+    """The lanes of a study, kept at what the cluster holds.
+
+    Args:
+        make: Makes the lane of a name.
+        broker: Handle of the broker actor.
+        plan: How many lanes the cluster holds now; 0 where none fits.
+        silence_s: A lane that gives no sign of life for so long is lost.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[str], Lane],
+        broker: Any,
+        plan: Callable[[], int],
+        silence_s: float,
+    ) -> None:
+        self._make = make
+        self._broker = broker
+        self._plan = plan
+        self._silence_s = silence_s
+        self._lanes: dict[str, Lane] = {}
+        self._made = self._deaths = self._reports = 0
+        self._error: BaseException | None = None
+        self.wanted = 0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="lanes", daemon=True)
+
+    def start(self) -> None:
+        """Start as many as fit, and look after them from now on; returns at once."""
+        self._fit_cluster({})
+        self._thread.start()
+
+    def close(self, timeout_s: float) -> None:
+        """Wait up to so many seconds for lanes that the broker let go, then end the others."""
+        self._closing.set()
+        self._thread.join(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        for lane in self._lanes.values():
+            if not lane.join(max(0.0, deadline - time.monotonic())):
+                lane.abort()
+
+    def _look(self) -> None:
+        while not self._closing.wait(LOOK_EVERY_S):
+            try:
+                self._look_after()
+            except Exception:  # what dies while it is asked is seen at the next look
+                logger.debug("lanes were not looked after", exc_info=True)
+
+    def _look_after(self) -> None:
+        """Take away what is lost, and start what the cluster has room for."""
+        import ray
+
+        known = ray.get(self._broker.lanes.remote(), timeout=BROKER_TIMEOUT_S)
+        if known.closed:
+            return
+        nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        for lane in list(self._lanes.values()):
+            state = known.lanes.get(lane.name)
+            gone = state is not None and not nodes.issuperset(state.nodes)
+            silent = state is not None and state.silent_s > self._silence_s
+            if gone or silent or not lane.is_alive:
+                self._take_away(lane, state)
+                self._deaths += not gone
+        if known.reports > self._reports:
+            self._reports, self._deaths = known.reports, 0
+        if self._deaths > MAX_DEATHS:
+            error = f"{self._deaths} lanes ended without a report; the last one: {self._error}"
+            ray.get(self._broker.close.remote(error), timeout=BROKER_TIMEOUT_S)
+            return
+        self._fit_cluster(known.lanes)
+
+    def _take_away(self, lane: Lane, state: LaneState | None) -> None:
+        """End what is left of a lane; the next one that is free goes on with its trial."""
+        import ray
+
+        lane.abort()
+        if state and state.placement_group:
+            _free(state.placement_group)
+        del self._lanes[lane.name]
+        self._error = lane.error
+        logger.warning("%s is gone; its trial goes on in another lane", lane.name)
+        ray.get(self._broker.lane_lost.remote(lane.name), timeout=BROKER_TIMEOUT_S)
+
+    def _fit_cluster(self, known: Mapping[str, LaneState]) -> None:
+        """Start the lanes that lack; end the newest that have no place and have not begun."""
+        self.wanted = self._plan()
+        while len(self._lanes) < self.wanted:
+            lane = self._make(f"lane-{self._made}")
+            self._made += 1
+            self._lanes[lane.name] = lane
+            lane.start()
+        waiting = [lane for name, lane in self._lanes.items() if name not in known]
+        for lane in waiting[len(waiting) - max(0, len(self._lanes) - self.wanted) :]:
+            self._take_away(lane, None)
+
+
+def _free(placement_group: str) -> None:
+    """Give back what a dead controller had reserved: Ray keeps it as long as the study lives."""
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(placement_group)))
+
+
 # Callbacks of Ray's trainer with an actor each, which costs every lane 200 MB and, while all
-# start, six seconds of a core. Lanes have no Ray data sets; and a lane whose controller was killed
-# is not started again: what it reserved is given back when the study ends.
+# start, six seconds of a core. Lanes have no Ray data sets; and what a lane has reserved is given
+# back here when its controller was killed.
 _LEFT_OUT = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 
 def _trainer_class() -> Any:
-    """Ray's TorchTrainer without what lanes have no use for.
+    """Ray's TorchTrainer without what lanes have no use for, and with a controller to be had.
 
     Where Ray names its parts otherwise, the trainer is as Ray has it.
     """
     from ray.train.torch import TorchTrainer
 
     class LaneTrainer(TorchTrainer):
+        controller: Any = None
+
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
             return [each for each in callbacks if type(each).__name__ not in _LEFT_OUT]
 
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            try:
+                self.controller = _start_controller(arguments)
+            except (ImportError, AttributeError):
+                return super()._initialize_and_run_controller(**arguments)
+            ray.get(self.controller.run.remote())
+            return ray.get(self.controller.get_result.remote())
+
+    import ray
+
     return LaneTrainer
+
+
+def _start_controller(arguments: Mapping[str, Any]) -> Any:
+    """The actor that looks after one group of workers, on this node."""
+    import ray
+    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+    from ray.train.v2._internal.execution.controller import TrainController
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0)(TrainController)
+    environment = {"env_vars": get_env_vars_to_propagate()}
+    return actor.options(scheduling_strategy=here, runtime_env=environment).remote(**arguments)

@@ -17,10 +17,6 @@ WAIT_S = 10.0
 RELAY_MEMORY = 200 * 2**20
 
 
-class TrialFailedError(RuntimeError):
-    """A trial failed in its lane; the message is the cause."""
-
-
 class Relay(tune.Trainable):
     """A Tune trainable whose steps are the reports of a trial that runs in a lane."""
 
@@ -36,24 +32,22 @@ class Relay(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Wait for the trial's next report.
+        """Wait for the trial's next report, or for its end: a failed one has no finite score.
 
-        Raises:
-            TrialFailedError: If the trial failed.
+        A relay that died is started again by Tune and hears everything from the start.
         """
         while True:
             event = ray.get(self._broker.next_event.remote(self._key, self._seen, WAIT_S))
             if event is None:
                 continue
             self._seen += 1
-            if event.kind == "failed":
-                raise TrialFailedError(event.error)
             return {
                 "key": self._key,
                 "step": event.step,
                 "score": event.score,
                 "last": event.last,
-                "done": event.last or event.kind == "end",
+                "paused": event.kind == "paused",
+                "done": event.last or event.kind != "report",
             }
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:  # noqa: ARG002

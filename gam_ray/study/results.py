@@ -18,6 +18,7 @@ from gam_ray.report import Overview, TrialCurve
 from gam_ray.selection.reliability import reliability
 from gam_ray.study.choosing import Choice, Ended, choose_trial, ended_trials
 from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialRecord
+from gam_ray.study.watch import BEAT_TIMEOUT_S
 from gam_ray.tracking import read_run_ids
 
 STATES = ("finished", "pruned", "failed", "running", "planned")
@@ -138,7 +139,7 @@ def status(store: StudyStore) -> dict[str, Any]:
     """Where a study is, as a contract for scripts.
 
     Returns:
-        ``study``, ``state`` (running, finished, failed, interrupted), ``error`` or None,
+        ``study``, ``state`` (running, finished, failed, interrupted, stopped), ``error`` or None,
         ``trials`` {finished, pruned, failed, running, planned}, ``best`` {trial, score} or None,
         ``started`` (seconds since the epoch), ``elapsed_s``.
 
@@ -176,8 +177,11 @@ def _best_so_far(store: StudyStore) -> dict[str, Any] | None:
 def _state(state: Mapping[str, Any]) -> str:
     """The study's state; ``interrupted`` if its process is gone without a word."""
     name = str(state.get("state", "interrupted"))
+    if name != "running":
+        return name
     here = state.get("host") == socket.gethostname()
-    return "interrupted" if name == "running" and here and not _is_alive(state["pid"]) else name
+    is_silent = time.time() - state.get("beat", time.time()) > BEAT_TIMEOUT_S
+    return "interrupted" if is_silent or (here and not _is_alive(state["pid"])) else name
 
 
 def _is_alive(pid: int) -> bool:

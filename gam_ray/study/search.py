@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from gam_ray.config import (
@@ -135,6 +136,22 @@ class HonestOptunaSearch(OptunaSearch):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._reported: set[tuple[str, int]] = set()
+        self._is_finished = False
+        self.limit: Callable[[], float] = lambda: math.inf
+        """How many trials may be under way, asked before each proposal."""
+
+    def finish(self) -> None:
+        """Propose nothing more: the study stops."""
+        self._is_finished = True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next proposal; None to be asked again later, FINISHED for no more."""
+        if self._is_finished:
+            return str(Searcher.FINISHED)
+        if len(self._ot_trials.keys() - self._completed_trials) >= self.limit():
+            return None
+        settings: dict[str, Any] | None = super().suggest(trial_id)
+        return settings
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report an intermediate value under its adaptation step."""
@@ -150,10 +167,15 @@ class HonestOptunaSearch(OptunaSearch):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Close the trial: COMPLETE after all its steps, else PRUNED, or FAIL without a value."""
+        """Close the trial: COMPLETE after all its steps, else PRUNED, or FAIL without a value.
+
+        One that is paused stays open: it goes on in another life of the study.
+        """
         if trial_id in self._completed_trials or trial_id not in self._ot_trials:
             return
         self._completed_trials.add(trial_id)
+        if result and result.get("paused"):
+            return
         trial = self._ot_trials[trial_id]
         value = (result or {}).get(self.metric)
         if error or not _is_finite(value):

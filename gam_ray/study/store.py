@@ -4,7 +4,9 @@
 
     STUDY/
       study.json            the settings, and what identifies them
-      state.json            running, finished, failed, interrupted; when; where
+      state.json            running, finished, failed, interrupted, stopped; when; where
+      stop.json             that it is to stop, and who asks for it
+      broker.json           what the broker holds beside trials and reports
       result.json           the choice, once made
       trials/KEY/trial.json      number, name, settings, whole configuration
       trials/KEY/reports.jsonl   one line a report
@@ -20,6 +22,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,6 +38,7 @@ TrialState = Literal["planned", "running", "finished", "pruned", "failed"]
 EndState = Literal["finished", "pruned", "failed"]
 Role = Literal["no adaptation", "gaussian", "search", "again", "student"]
 ROLES: tuple[Role, ...] = get_args(Role)
+StudyFile = Literal["study", "state", "result", "stop", "broker"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class EndRecord:
         seconds: From its start in a lane to its end.
         error: Why it failed.
         oracle: Target split → accuracy in [0, 1]; None where there are no labels.
+        time: When, in seconds since the epoch.
     """
 
     state: EndState
@@ -105,6 +111,7 @@ class EndRecord:
     seconds: float
     error: str | None = None
     oracle: dict[str, float] | None = None
+    time: float = 0.0
 
 
 @dataclass
@@ -213,7 +220,7 @@ class StudyStore:
         found = [TrialFiles(folder) for folder in folders]
         return sorted(found, key=lambda files: files.record().number)
 
-    def read(self, name: Literal["study", "state", "result"]) -> dict[str, Any] | None:
+    def read(self, name: StudyFile) -> dict[str, Any] | None:
         """One of the study's own JSON files, or None if it is not there."""
         file = self.folder / f"{name}.json"
         if not file.exists():
@@ -221,7 +228,20 @@ class StudyStore:
         content: dict[str, Any] = json.loads(file.read_text())
         return content
 
-    def write(self, name: Literal["study", "state", "result"], content: dict[str, Any]) -> None:
+    def write(self, name: StudyFile, content: dict[str, Any]) -> None:
         """Replace one of the study's own JSON files in one go."""
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_json(self.folder / f"{name}.json", content)
+
+    def request_stop(self) -> None:
+        """Ask the process that runs the study to stop in order, from any machine."""
+        who = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+        self.write("stop", who)
+
+    def stop_requested(self) -> bool:
+        """Whether somebody asks the study to stop."""
+        return (self.folder / "stop.json").exists()
+
+    def forget_stop(self) -> None:
+        """Take back what asked for a stop: the study was started after it."""
+        (self.folder / "stop.json").unlink(missing_ok=True)

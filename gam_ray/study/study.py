@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock, Timeout
 
 from gam_ray.config import StudyConfig, derive_seed, load_study_config
 from gam_ray.report import draw_overview
 from gam_ray.study import choosing, results
-from gam_ray.study.errors import StudyError
+from gam_ray.study.errors import StudyError, StudyStoppedError
 from gam_ray.study.plan import Plan
 from gam_ray.study.store import StudyStore
+from gam_ray.study.watch import Watch
 from gam_ray.tracking import (
     ArtifactReady,
     MetricsReported,
@@ -34,11 +35,20 @@ from gam_ray.tracking import (
     TrackingQueue,
 )
 
+if TYPE_CHECKING:
+    from gam_ray.study.lanes import Lanes
+    from gam_ray.study.search import HonestOptunaSearch
+
 logger = logging.getLogger(__name__)
 
 # Waits of the end of a study, in seconds.
 LANE_TIMEOUT_S = 20.0
 TRACKING_TIMEOUT_S = 60.0
+# A study that is asked to stop gives trials so long to pause, and then its lanes and MLflow, each.
+PAUSE_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 8.0
+BROKER_RESTARTS = 100
+RELAY_FAILURES = 10
 # Until then the lanes start, for which a small machine needs all its cores.
 TRACKING_DELAY_S = 30.0
 POLL_S = 0.5
@@ -78,6 +88,9 @@ class Study:
         self.config = _seeded(config)
         self.store = StudyStore(config.folder)
         self._data_root = data_root.absolute() if data_root else None
+        self._broker: Any = None
+        self._lanes: Lanes | None = None
+        self._searcher: HonestOptunaSearch | None = None
 
     @classmethod
     def load(cls, file: Path | str, *, data_root: Path | None = None) -> Self:
@@ -87,6 +100,19 @@ class Study:
             ConfigError: Naming all problems of the file.
         """
         return cls(load_study_config(file), data_root=data_root)
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, data_root: Path | None = None) -> Self:
+        """The study that a folder holds, as it was when it ran last.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        known = StudyStore(folder).read("study")
+        if known is None:
+            raise ValueError(f"no study in {folder}; give the folder that holds its study.json")
+        config = StudyConfig.from_mapping({**known["config"], "storage": str(folder.parent)})
+        return cls(config, data_root=data_root)
 
     def run(
         self, *, address: str | None = None, listener: Listener | None = None
@@ -106,6 +132,7 @@ class Study:
         Raises:
             ValueError: If settings do not go together, data are missing, or the folder holds
                 another study or one that runs.
+            StudyStoppedError: If it was asked to stop, or its budget is spent; it can be resumed.
             StudyError: If the study could not go on.
         """
         self._check_folder()
@@ -126,9 +153,16 @@ class Study:
     def _run(self, listener: Listener | None) -> None:
         plan = self._plan()
         _tell(listener, {"plan": str(plan)})
-        with self._recorded(), self._tracked():
-            self._search(plan, listener)
-            self._choose()
+        with self._recorded() as watch, self._tracked():
+            try:
+                self._search(plan, listener, watch)
+            except StudyStoppedError:
+                if watch.is_budget_spent and choosing.ended_trials(
+                    self.store, self.config.objective
+                ):
+                    self._choose("stopped")
+                raise
+            self._choose("finished")
 
     def _check_folder(self) -> None:
         known = self.store.read("study")
@@ -169,26 +203,52 @@ class Study:
             sink.close(TRACKING_TIMEOUT_S)
 
     @contextmanager
-    def _recorded(self) -> Iterator[None]:
-        """Keep ``study.json`` and ``state.json`` true."""
+    def _recorded(self) -> Iterator[Watch]:
+        """Keep ``study.json`` and ``state.json`` true, and watch who asks for a stop."""
         config, before = self.config, self.store.read("state") or {}
         content = {"key": config.key(), "config": config.to_mapping()}
         self.store.write("study", {**content, "trials": config.planned_trials})
+        self.store.forget_stop()
         state = {
             "state": "running",
             "started": before.get("started", time.time()),
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "spent": before.get("spent", {}),
+            "beat": time.time(),
         }
         self.store.write("state", state)
+        watch = Watch(self.store, config.budget, state, gpus=self._gpus_held, on_stop=self._stop)
+        end: dict[str, Any] = {"state": "finished"}
         try:
-            yield
+            with watch.watching():
+                yield watch
         except BaseException as error:
-            name = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            end = {"state": name, "ended": time.time(), "error": str(error)}
-            self.store.write("state", {**state, **end})
+            end = {"state": _end_of(error), "error": str(error)}
             raise
-        self.store.write("state", {**state, "state": "finished", "ended": time.time()})
+        finally:
+            end |= {"ended": time.time(), "spent": watch.spent()}
+            self.store.write("state", {**state, **end})
+
+    def _gpus_held(self) -> float:
+        resources = self.config.resources
+        lanes = self._lanes.wanted if self._lanes else 0
+        return lanes * resources.workers * resources.gpus_per_worker
+
+    def _stop(self, reason: str) -> None:
+        """Let trials pause and nothing new begin; what does not pause in time is let go."""
+        import ray
+
+        logger.warning("the study stops: %s", reason)
+        if self._searcher is not None:
+            self._searcher.finish()
+        if self._broker is not None:
+            ray.get(self._broker.stop.remote())
+            deadline = time.monotonic() + PAUSE_TIMEOUT_S
+            while time.monotonic() < deadline:
+                if ray.get(self._broker.wait_until_idle.remote(1.0)):
+                    return
+            ray.get(self._broker.stop.remote(at_once=True))
 
     @contextmanager
     def _tracked(self) -> Iterator[None]:
@@ -218,15 +278,16 @@ class Study:
         sink = self._sink()
         sink.start(after_s=TRACKING_DELAY_S)
         status: RunStatus = "FAILED"
+        timeout_s = TRACKING_TIMEOUT_S
         try:
             yield
             status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
+        except (KeyboardInterrupt, StudyStoppedError):
+            status, timeout_s = "KILLED", STOP_TIMEOUT_S
             raise
         finally:
             queue.append(StudyEnded(status, _now_ms()))
-            end = sink.close(TRACKING_TIMEOUT_S)
+            end = sink.close(timeout_s)
             if end.waiting:
                 logger.warning(
                     "%d records wait for MLflow (%s); run the study again to send them",
@@ -242,24 +303,28 @@ class Study:
         config = self.config
         return plan_lanes(config.resources, ray.cluster_resources(), config.search.trials)
 
-    def _search(self, plan: Plan, listener: Listener | None) -> None:
-        """Run all trials: baselines, what the search proposes, finalists again, the student."""
+    def _search(self, plan: Plan, listener: Listener | None, watch: Watch) -> None:
+        """Run all trials: baselines, what the search proposes, finalists again, the student.
+
+        Raises:
+            StudyStoppedError: If the study is to stop before that.
+        """
         import ray
 
-        broker = self._start_broker()
-        lanes = self._start_lanes(broker, plan)
+        broker = self._broker = self._start_broker()
+        lanes = self._lanes = self._start_lanes(broker, plan)
         try:
             for role in ("no adaptation", "gaussian"):
                 ray.get(broker.submit.remote({}, role))
             with _watch(broker, listener, self.config.planned_trials):
-                self._tune(broker, plan)
-                self._wait_until_idle(broker)
-                self._run_finalists_again(broker)
-                self._teach_student(broker)
+                for stage in (self._tune, self._run_finalists_again, self._teach_student):
+                    _stop_if_asked(watch)
+                    stage(broker)
+                    self._wait_until_idle(broker)
+                _stop_if_asked(watch)
         finally:
             ray.get(broker.close.remote())
-            for lane in lanes:
-                lane.join(LANE_TIMEOUT_S)
+            lanes.close(STOP_TIMEOUT_S if watch.reason else LANE_TIMEOUT_S)
 
     def _run_finalists_again(self, broker: Any) -> None:
         """Run the best trials on fresh seeds: what won by luck alone shall not be chosen."""
@@ -270,7 +335,6 @@ class Study:
             record = finalist.record
             for seed in choosing.fresh_seeds(record, objective.seeds):
                 ray.get(broker.submit.remote({**record.settings, "seed": seed}, "again"))
-        self._wait_until_idle(broker)
 
     def _teach_student(self, broker: Any) -> None:
         """Train a student of the best trials, if the study has one."""
@@ -283,7 +347,6 @@ class Study:
         if len(teachers) > 1:
             taught = {**student.to_mapping(), "teachers": list(teachers)}
             ray.get(broker.submit.remote({"student": taught}, "student"))
-            self._wait_until_idle(broker)
 
     def _wait_until_idle(self, broker: Any) -> None:
         """Wait until every trial is over, as long as the lanes get on.
@@ -314,36 +377,37 @@ class Study:
 
         # On this node: its queue is read by the sink in this process.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(num_cpus=0, max_concurrency=1000)(Broker)
-        return actor.options(scheduling_strategy=here).remote(self.config, rungs(self.config))
+        actor = ray.remote(
+            num_cpus=0, max_concurrency=1000, max_restarts=BROKER_RESTARTS, max_task_retries=-1
+        )(Broker)
+        life = secrets.token_hex(8)
+        return actor.options(scheduling_strategy=here).remote(self.config, rungs(self.config), life)
 
-    def _start_lanes(self, broker: Any, plan: Plan) -> list[Any]:
-        from gam_ray.study.lanes import Lane, LaneSettings
+    def _start_lanes(self, broker: Any, plan: Plan) -> Lanes:
+        from gam_ray.study.lanes import Lane, Lanes, LaneSettings
 
-        alive = set(range(plan.lanes))
-        lock = threading.Lock()
-
-        def on_death(name: str, error: BaseException) -> None:
-            with lock:
-                alive.discard(int(name.rsplit("-", 1)[1]))
-                if not alive:
-                    broker.close.remote(f"all lanes ended; the last one: {error}")
-
-        lanes = []
-        for number in range(plan.lanes):
+        def make(name: str) -> Lane:
             settings = LaneSettings(
-                name=f"lane-{number}",
+                name=name,
                 broker=broker,
                 sources=self.store.folder.parent / ".sources",
                 data_root=self._data_root,
                 threads=max(1, round(plan.cpus_per_worker)),
                 oracle=self.config.objective.is_oracle,
             )
-            lanes.append(Lane(settings, self.config, plan, on_death))
-            lanes[-1].start()
+            return Lane(settings, self.config, plan)
+
+        lanes = Lanes(make, broker, self._lanes_now, self.config.resources.report_timeout_s)
+        lanes.start()
         return lanes
 
-    def _tune(self, broker: Any, plan: Plan) -> None:
+    def _lanes_now(self) -> int:
+        try:
+            return self._plan().lanes
+        except ValueError:  # the nodes that it began with are gone; others may come
+            return 0
+
+    def _tune(self, broker: Any) -> None:
         """Propose trials with Optuna through Ray Tune until all have ended."""
         from ray import tune
 
@@ -351,32 +415,36 @@ class Study:
         from gam_ray.study.schedule import build_scheduler
         from gam_ray.study.search import build_search
 
-        config = self.config
+        config, lanes = self.config, self._lanes
+        assert lanes is not None
+        search = build_search(config.space, config.trial, config.search)
+        search.limit = lambda: max(1, lanes.wanted)
+        self._searcher = search
         tuner = tune.Tuner(
             Relay,
             param_space={"broker": broker},
             tune_config=tune.TuneConfig(
                 metric="score",
                 mode="max",
-                search_alg=build_search(config.space, config.trial, config.search),
+                search_alg=search,
                 scheduler=build_scheduler(config, broker),
                 num_samples=config.search.trials,
-                max_concurrent_trials=plan.lanes,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name=f"tune-{int(time.time())}",
                 storage_path=str(config.folder / "ray"),
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=0),
+                # Of the relay: what fails in a lane is a result here.
+                failure_config=tune.FailureConfig(max_failures=RELAY_FAILURES),
             ),
         )
         tuner.fit()
 
-    def _choose(self) -> None:
-        """Choose by the final scores, and write down the choice."""
+    def _choose(self, state: str) -> None:
+        """Choose by the final scores, and write down the choice and the study's state."""
         try:
-            choice = {**results.best(self.store), "state": "finished"}
+            choice = {**results.best(self.store), "state": state}
         except ValueError as error:
             causes = {end.error for _, _, end in results.trial_table(self.store) if end.error}
             raise StudyError(f"{error}: {'; '.join(sorted(causes))}") from error
@@ -386,11 +454,25 @@ class Study:
         queue.append(TagsSet(key, {"gam_ray.chosen": "yes"}))
         tags = {"gam_ray.chosen": choice["trial"]["name"], "mlflow.note.content": _note(choice)}
         queue.append(TagsSet(None, tags))
-        queue.append(MetricsReported(None, 0, _headline(choice), _now_ms()))
+        # Of the newest trial's time: said again by another life of the study, it is the same row.
+        ends = [end.time for _, _, end in results.trial_table(self.store)]
+        queue.append(MetricsReported(None, 0, _headline(choice), int(max(ends) * 1000)))
         picture = self.store.folder / "overview.png"
         draw_overview(results.overview(self.store), picture)
         for file in (picture, self.store.folder / "study.json", self.store.folder / "result.json"):
             queue.append(ArtifactReady(None, str(file)))
+
+
+def _stop_if_asked(watch: Watch) -> None:
+    if watch.reason:
+        raise StudyStoppedError(watch.reason)
+
+
+def _end_of(error: BaseException) -> str:
+    """The state of a study that ended by this error."""
+    if isinstance(error, StudyStoppedError):
+        return "stopped"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
 def _seeded(config: StudyConfig) -> StudyConfig:

@@ -196,7 +196,7 @@ def test_a_trial_that_was_cut_off_ends_as_one_that_ran_through(
 
 @pytest.mark.parametrize("name", ["running", "initial", "unmatched", "release", "bn-running"])
 @pytest.mark.parametrize(("question", "told"), [(1, []), (2, []), (4, [3])])
-def test_a_trial_that_was_paused_ends_as_one_that_ran_through(
+def test_a_trial_that_was_paused_ends_as_one_that_ran_through(  # noqa: PLR0917
     name: str,
     question: int,
     told: list[int],
