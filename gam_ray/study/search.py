@@ -140,6 +140,10 @@ class HonestOptunaSearch(OptunaSearch):
         self.limit: Callable[[], float] = lambda: math.inf
         """How many trials may be under way, asked before each proposal."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without `limit`, which belongs to this process: Tune keeps a copy that nobody reads."""
+        return {name: value for name, value in self.__dict__.items() if name != "limit"}
+
     def finish(self) -> None:
         """Propose nothing more: the study stops."""
         self._is_finished = True
