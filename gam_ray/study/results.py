@@ -11,6 +11,7 @@ import socket
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from gam_ray.config import ObjectiveConfig
@@ -19,7 +20,7 @@ from gam_ray.selection.reliability import reliability
 from gam_ray.study.choosing import Choice, Ended, choose_trial, ended_trials
 from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialRecord
 from gam_ray.study.watch import BEAT_TIMEOUT_S
-from gam_ray.tracking import read_run_ids
+from gam_ray.tracking import read_run_ids, read_status
 
 STATES = ("finished", "pruned", "failed", "running", "planned")
 
@@ -141,7 +142,8 @@ def status(store: StudyStore) -> dict[str, Any]:
     Returns:
         ``study``, ``state`` (running, finished, failed, interrupted, stopped), ``error`` or None,
         ``trials`` {finished, pruned, failed, running, planned}, ``best`` {trial, score} or None,
-        ``started`` (seconds since the epoch), ``elapsed_s``.
+        ``started`` (seconds since the epoch), ``elapsed_s``, ``tracking`` (the fields of
+        `TrackingStatus`).
 
     Raises:
         ValueError: If there is no such study.
@@ -162,6 +164,7 @@ def status(store: StudyStore) -> dict[str, Any]:
         "best": _best_so_far(store),
         "started": state.get("started"),
         "elapsed_s": (ended or time.time()) - state.get("started", time.time()),
+        "tracking": asdict(read_status(store.tracking)),
     }
 
 

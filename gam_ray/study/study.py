@@ -33,7 +33,9 @@ from gam_ray.tracking import (
     StudyStarted,
     TagsSet,
     TrackingQueue,
+    without_credentials,
 )
+from gam_ray.tracking.files import replace_json
 
 if TYPE_CHECKING:
     from gam_ray.study.lanes import Lanes
@@ -459,7 +461,9 @@ class Study:
         queue.append(MetricsReported(None, 0, _headline(choice), int(max(ends) * 1000)))
         picture = self.store.folder / "overview.png"
         draw_overview(results.overview(self.store), picture)
-        for file in (picture, self.store.folder / "study.json", self.store.folder / "result.json"):
+        shown = self.store.tracking / "study.json"  # without the password that an address may hold
+        replace_json(shown, without_credentials(self.store.read("study")))
+        for file in (picture, shown, self.store.folder / "result.json"):
             queue.append(ArtifactReady(None, str(file)))
 
 

@@ -16,6 +16,8 @@ from gam_ray.tracking.events import (
     TrialStarted,
     event_from_json,
 )
+from gam_ray.tracking.failures import mask_credentials, without_credentials
+from gam_ray.tracking.health import TrackingStatus, read_status
 from gam_ray.tracking.progress import read_run_ids
 from gam_ray.tracking.queue import TrackingQueue
 from gam_ray.tracking.sink import MLflowSink, SinkStatus
@@ -31,8 +33,12 @@ __all__ = [
     "StudyStarted",
     "TagsSet",
     "TrackingQueue",
+    "TrackingStatus",
     "TrialEnded",
     "TrialStarted",
     "event_from_json",
+    "mask_credentials",
     "read_run_ids",
+    "read_status",
+    "without_credentials",
 ]

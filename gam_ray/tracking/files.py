@@ -33,7 +33,8 @@ class JsonLines:
             record: The object.
 
         Raises:
-            OSError: If the disk refuses; what was written of it is cut off by the next append.
+            OSError: If the disk refuses, naming the file; what was written of it is cut off by the
+                next append.
         """
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         with self._lock:
@@ -42,8 +43,10 @@ class JsonLines:
             try:
                 _write_all(self._descriptor, line)
                 os.fsync(self._descriptor)
-            except OSError:
+            except OSError as error:
                 self._release()
+                if error.errno and error.filename is None:  # a write does not name its file
+                    error.filename = str(self._path)
                 raise
 
     def read(self, offset: int, limit: int | None = None) -> list[tuple[int, bytes]]:

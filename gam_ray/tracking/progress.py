@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,11 @@ class Progress:
     def __init__(self, folder: Path, queue_size: int) -> None:
         self._folder = folder
         self._rejected_lines = JsonLines(folder / "rejected.jsonl")
-        self.rejected = frozenset(_rejected_offsets(self._rejected_lines))
+        self.rejected: set[int] = set()
+        self.last_rejection: str | None = None
+        for offset, reason in _read_rejections(self._rejected_lines):
+            self.rejected.add(offset)
+            self.last_rejection = reason
         self.run_ids = _load_run_ids(folder)
         saved = _load_position(folder / "offset.json")
         self.position = saved if saved.offset <= queue_size else Position()
@@ -82,11 +87,16 @@ class Progress:
         Raises:
             OSError: If the disk refuses.
         """
-        _log.warning("MLflow refuses a record, set aside in rejected.jsonl: %s", reason)
         if start in self.rejected:
             return
-        self._rejected_lines.append({"offset": start, "reason": reason, "event": _readable(line)})
-        self.rejected |= {start}
+        event = _readable(line)
+        self._rejected_lines.append({"offset": start, "reason": reason, "event": event})
+        self.rejected.add(start)
+        if reason != self.last_rejection:  # a run that is gone refuses all its records alike
+            _log.warning(
+                "MLflow refuses a record, set aside in rejected.jsonl: %.200s (%s)", event, reason
+            )
+        self.last_rejection = reason
 
     def note_runs(self, run_ids: dict[str, str]) -> None:
         """Keep the ids of the runs by trial key.
@@ -150,9 +160,12 @@ def _load_position(path: Path) -> Position:
         return Position()
 
 
-def _rejected_offsets(lines: JsonLines) -> list[int]:
-    records = [_readable(line) for _, line in lines.read(0)]
-    return [record["offset"] for record in records if isinstance(record, dict)]
+def _read_rejections(lines: JsonLines) -> Iterator[tuple[int, str]]:
+    """Yield offset and reason of each record set aside."""
+    for _, line in lines.read(0):
+        record = _readable(line)
+        if isinstance(record, dict):
+            yield record["offset"], record["reason"]
 
 
 def _readable(line: bytes) -> Any:

@@ -9,9 +9,12 @@ from gam_ray.tracking.files import JsonLines
 
 _log = logging.getLogger(__name__)
 
+QUEUE = "events.jsonl"
+"""The queue's file, in the folder of its sink."""
+
 
 class TrackingQueue:
-    """Events on their way to MLflow, in `events.jsonl`.
+    """Events on their way to MLflow, in the file `QUEUE`.
 
     Any thread of one process may append; any process may read. An event is on the disk when
     `append` returns. Nothing is ever taken out: readers keep their own offset.
@@ -22,7 +25,7 @@ class TrackingQueue:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.lines = JsonLines(folder / "events.jsonl")
+        self.lines = JsonLines(folder / QUEUE)
 
     def append(self, event: Event) -> None:
         """Write one event and wait until it is on the disk.

@@ -1,7 +1,6 @@
 """The sink: a thread that carries the queue to MLflow and never lets the study wait for it."""
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +9,8 @@ from pathlib import Path
 
 from gam_ray.tracking.batches import gather
 from gam_ray.tracking.events import ArtifactReady, Event
+from gam_ray.tracking.failures import explain, mask_credentials
+from gam_ray.tracking.health import Health
 from gam_ray.tracking.progress import Progress
 from gam_ray.tracking.queue import TrackingQueue, parse_event
 from gam_ray.tracking.store import Rejected, RunStore
@@ -21,7 +22,6 @@ _POLL_S = 0.5
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 30.0
 _GRACE_S = 1.0  # for the thread to notice that it has to end
-_CREDENTIALS = re.compile(r"//[^/@\s]+@")  # errors quote the address, which may hold a password
 _UNSAFE_IN_FILTERS = "'\"`\\\n"
 
 
@@ -126,6 +126,8 @@ class MLflowSink:
             artifact_root=root,
             run_ids=self._progress.run_ids,
         )
+        self._uri = tracking_uri
+        self._health = Health(folder, mask_credentials(tracking_uri, tracking_uri))
         self._records, self._uploads = _Backoff(), _Backoff()
         self._window = _WINDOW
         self._last_error: str | None = None
@@ -147,6 +149,7 @@ class MLflowSink:
         if self._thread.ident is not None:
             raise ValueError("a sink starts once; got a second start: make a new sink")
         self._after_s = after_s
+        self._health.write()
         self._thread.start()
 
     def status(self) -> SinkStatus:
@@ -213,6 +216,7 @@ class MLflowSink:
             self._stopping.set()
             self._wake.set()
             self._thread.join(_GRACE_S)
+            self._health.write(now=True)
         return self.status()
 
     def _has_work(self) -> bool:
@@ -224,6 +228,7 @@ class MLflowSink:
         while not self._stopping.is_set():
             logged = self._attempt(self._log_window, self._records)
             uploaded = self._attempt(self._upload_next, self._uploads)
+            self._health.write()
             if logged or uploaded:
                 self._moved.set()
             else:
@@ -241,16 +246,24 @@ class MLflowSink:
             self._note_failure(error, logging.DEBUG if backoff.is_failing() else logging.WARNING)
             backoff.failed()
             return False
-        backoff.succeeded()
+        if backoff.is_failing():
+            backoff.succeeded()
+            self._note_recovery()
         return moved
 
     def _note_failure(self, error: Exception, level: int) -> None:
         self._failures += 1
-        self._last_error = _CREDENTIALS.sub("//", f"{type(error).__name__}: {error}")
-        _log.log(level, "MLflow does not take records and is tried again: %s", self._last_error)
+        self._last_error = explain(error, self._uri)
+        self._health.failed(self._last_error)
+        _log.log(level, "records wait for MLflow, which is tried again: %s", self._last_error)
         self._store.disconnect()
         # Smaller requests get through where large ones meet a time or size limit on their way.
         self._window = max(1, self._window // 2)
+
+    def _note_recovery(self) -> None:
+        if not (self._records.is_failing() or self._uploads.is_failing()):
+            self._health.recovered()
+            _log.warning("MLflow takes records again")
 
     def _log_window(self) -> bool:
         offset = start = self._progress.position.offset
@@ -309,8 +322,8 @@ class MLflowSink:
         return True
 
     def _set_aside(self, start: int, text: bytes, reason: str) -> None:
-        self._progress.set_aside(start, text, reason)
-        self._last_error = reason
+        self._last_error = mask_credentials(reason, self._uri)
+        self._progress.set_aside(start, text, self._last_error)
 
 
 def _check_names(experiment: str, study: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from gam_ray.tracking.events import STUDY, ArtifactReady, run_of
 
 STUDY_TAG = "gam_ray.study"
 TRIAL_TAG = "gam_ray.trial"
+
+_log = logging.getLogger(__name__)
 
 _PARENT_TAG = "mlflow.parentRunId"
 _ENVIRONMENT = {
@@ -31,6 +34,12 @@ _REFUSALS = frozenset(
         "RESOURCE_ALREADY_EXISTS",
     }
 )
+# MLflow calls every error of its database but one kind a bad request, and clients call so any
+# answer of a proxy with that number: what is none of the record's doing is tried again.
+_PASSES = re.compile(
+    r"^API request to endpoint .* failed with error code|\(\S*InterfaceError\)|QueuePool limit|"
+    r"invalid transaction is rolled back"
+)
 _REFUSED_UPLOADS = frozenset({400, 413, 422})
 
 # Makes MLflow's pages open on training runs rather than on language models.
@@ -45,6 +54,7 @@ class Rejected(Exception):  # noqa: N818 - an answer, not a fault
 class _Run:
     id: str
     status: str
+    is_empty: bool = True
 
 
 class RunStore:
@@ -76,6 +86,7 @@ class RunStore:
         self._client: Any = None
         self._experiment_id = ""
         self._runs: dict[str, _Run] = {}
+        self._may_double = False
 
     def connect(self) -> None:
         """Find or make the experiment and learn which runs there are, unless that is done.
@@ -168,7 +179,7 @@ class RunStore:
         return None if self._artifact_root is None else self._artifact_root.resolve().as_uri()
 
     def _find_runs(self, client: Any) -> dict[str, _Run]:
-        runs: dict[str, _Run] = {}
+        found: dict[str, list[_Run]] = {}
         token = None
         while True:
             page = client.search_runs(
@@ -177,13 +188,26 @@ class RunStore:
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
             )
-            for found in page:
-                key, run = found.data.tags.get(TRIAL_TAG, STUDY), found.info
-                if key not in runs or run.run_id == self._preferred.get(key):
-                    runs[key] = _Run(run.run_id, run.status)
+            for each in page:
+                is_empty = not (each.data.metrics or each.data.params)
+                run = _Run(each.info.run_id, each.info.status, is_empty)
+                found.setdefault(each.data.tags.get(TRIAL_TAG, STUDY), []).append(run)
             token = page.token
             if not token:
-                return runs
+                return {key: self._choose(client, key, runs) for key, runs in found.items()}
+
+    def _choose(self, client: Any, key: str, runs: list[_Run]) -> _Run:
+        """Choose one of the runs of a key; of the others those go that are empty.
+
+        An empty one was made by a call that MLflow carried out after it was given up and repeated.
+        """
+        preferred = self._preferred.get(key)
+        chosen = min(runs, key=lambda run: (run.id != preferred, run.is_empty))
+        for run in runs:
+            if run.is_empty and run is not chosen:
+                client.delete_run(run.id)
+                _log.info("deleted MLflow run %s, an empty double of %s's", run.id, key)
+        return chosen
 
     def _ensure_run(self, key: str, batch: RunBatch) -> _Run:
         if key not in self._runs:
@@ -191,7 +215,11 @@ class RunStore:
             if key != STUDY:
                 tags |= {TRIAL_TAG: key, _PARENT_TAG: self._ensure_run(STUDY, RunBatch()).id}
             name = batch.name or (self._study if key == STUDY else key)
-            made = self._client.create_run(self._experiment_id, batch.start_ms, tags, name)
+            try:
+                made = self._client.create_run(self._experiment_id, batch.start_ms, tags, name)
+            except Exception:
+                self._may_double = True  # MLflow may still carry it out
+                raise
             self._runs[key] = _Run(made.info.run_id, made.info.status)
         return self._runs[key]
 
@@ -209,7 +237,7 @@ class RunStore:
         try:
             call(*args)
         except self._mlflow.MlflowException as error:
-            if error.error_code in _REFUSALS:
+            if error.error_code in _REFUSALS and not _PASSES.search(str(error)):
                 raise Rejected(str(error)) from error
             raise
 
@@ -218,6 +246,9 @@ class RunStore:
             status, time_ms = batch.ending
             self._ask(self._client.set_terminated, run.id, status, time_ms)
             run.status = status
+            if self._may_double and run is self._runs.get(STUDY):  # the end: look once more
+                self._preferred |= self.run_ids()
+                self._find_runs(self._client)
         elif batch.start_ms is not None and run.status != "RUNNING":
             self._ask(self._client.update_run, run.id, "RUNNING")
             run.status = "RUNNING"

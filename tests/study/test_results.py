@@ -14,10 +14,12 @@ from study_records import METRICS, votes
 from typer.testing import CliRunner
 
 from gam_ray.cli import app
-from gam_ray.config import StudyConfig, apply_settings
+from gam_ray.config import StudyConfig, TrackingConfig, apply_settings
 from gam_ray.study import results
 from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialRecord
-from gam_ray.study.study import _note
+from gam_ray.study.study import Study, _note
+from gam_ray.tracking import ArtifactReady, TagsSet, TrackingQueue
+from gam_ray.tracking.health import Health
 
 MakeConfig = Callable[..., StudyConfig]
 
@@ -246,3 +248,33 @@ class TestCommandLine:
         moved = study[0].folder.rename(tmp_path / "moved")
         self.call("ui", "moved")
         assert f"sqlite:///{moved / 'mlflow.db'}" in started
+
+
+def test_status_tells_what_waits_for_mlflow(study: tuple[StudyStore, StudyConfig]) -> None:
+    store, _ = study
+    assert results.status(store)["tracking"]["waiting"] == 0
+    TrackingQueue(store.tracking).append(TagsSet(None, {"mood": "calm"}))
+    Health(store.tracking, "http://host").write()
+    tracking = results.status(store)["tracking"]
+    assert (tracking["logged"], tracking["waiting"], tracking["rejected"]) == (0, 1, 0)
+    assert tracking["uri"] == "http://host"
+
+
+def test_mlflow_gets_the_study_without_its_password(
+    study: tuple[StudyStore, StudyConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "overview", lambda _: None)
+    monkeypatch.setattr("gam_ray.study.study.draw_overview", lambda _, file: file.touch())
+    store, config = study
+    tracking = TrackingConfig(uri="http://me:very-secret@host:5000")
+    tracked = config.model_copy(update={"tracking": tracking})
+    content = {"key": tracked.key(), "config": tracked.to_mapping(), "trials": 4}
+    store.write("study", content)
+    Study(tracked)._choose()
+    events = [event for _, event in TrackingQueue(store.tracking).read()]
+    files = [Path(event.path) for event in events if isinstance(event, ArtifactReady)]
+    assert [file.name for file in files] == ["overview.png", "study.json", "result.json"]
+    assert not [file for file in files if b"secret" in file.read_bytes()]
+    assert '"http://host:5000"' in files[1].read_text()
+    assert "secret" not in (store.tracking / "events.jsonl").read_text()
+    assert store.read("study") == content, "the study itself needs it"

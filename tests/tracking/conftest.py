@@ -4,9 +4,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from servers import Server, postgresql
 from tracking_bench import Bench, FirstStart
 
 from gam_ray.tracking import MLflowSink, TrackingQueue, sink
@@ -38,26 +40,66 @@ def first_start(tmp_path_factory: pytest.TempPathFactory) -> FirstStart:
 
 
 @pytest.fixture
-def bench(
-    first_start: FirstStart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def bench(request: pytest.FixtureRequest, impatient: None) -> Iterator[Bench]:  # noqa: ARG001
+    """A new queue, and a new SQLite database, in a folder with a space in its name."""
+    folder = _new_folder(request)
+    first_start: FirstStart = request.getfixturevalue("first_start")
+    shutil.copy(first_start.folder / "mlflow.db", folder)
+    uri = f"sqlite:///{folder}/mlflow.db"
+    yield from _benches(folder, uri, "an experiment", uri)
+
+
+@pytest.fixture
+def served_bench(
+    request: pytest.FixtureRequest,
+    served: Server,
+    impatient: None,  # noqa: ARG001
 ) -> Iterator[Bench]:
-    """A new queue and a new database, in a folder with a space in its name."""
+    """A new queue, and a new experiment of the server."""
+    folder = _new_folder(request)
+    yield from _benches(folder, served.database_uri, request.node.name, served.uri)
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql")])
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """An MLflow server that is not started yet, on a database of its own."""
+    folder = tmp_path_factory.mktemp("a server")
+    with ExitStack() as stack:
+        if request.param == "postgresql":
+            uri = stack.enter_context(postgresql())
+        else:
+            uri = f"sqlite:///{folder}/mlflow.db"
+        server = Server(folder, uri)
+        stack.callback(server.kill)
+        yield server
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sinks that wait for less long than in life."""
     monkeypatch.setattr(sink, "_POLL_S", 0.02)
     monkeypatch.setattr(sink, "_FIRST_DELAY_S", 0.02)
     monkeypatch.setattr(sink, "_LONGEST_DELAY_S", 0.5)
-    folder = tmp_path / "a study"
+
+
+def _new_folder(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue("tmp_path") / "a study"
     folder.mkdir()
-    database = folder / "mlflow.db"
-    shutil.copy(first_start.folder / "mlflow.db", database)
+    return folder
+
+
+def _benches(folder: Path, database: str, experiment: str, uri: str) -> Iterator[Bench]:
     made: list[MLflowSink] = []
 
-    def make_sink(uri: str = f"sqlite:///{database}") -> MLflowSink:
+    def make_sink(uri: str = uri) -> MLflowSink:
         new = MLflowSink(
-            folder / "queue", tracking_uri=uri, experiment="an experiment", study="my study"
+            folder / "queue", tracking_uri=uri, experiment=experiment, study="my study"
         )
         made.append(new)
         return new
 
-    yield Bench(folder, database, TrackingQueue(folder / "queue"), make_sink)
+    yield Bench(folder, database, experiment, TrackingQueue(folder / "queue"), make_sink)
     for each in made:
         each.close(0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -146,23 +147,30 @@ def test_threads_share_a_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sorted(steps_of(queue)) == expected
 
 
-def test_a_full_disk_leaves_the_queue_usable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Files of this process cannot grow beyond so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_named_and_costs_only_what_did_not_fit(tmp_path: Path) -> None:
     queue = TrackingQueue(tmp_path / "a queue")
     queue.append(event(1))
-    write = os.write
-
-    def refuse(descriptor: int, line: bytes) -> int:
-        write(descriptor, line[:10])
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "write", refuse)
-    with pytest.raises(OSError, match="no space"):
-        queue.append(event(2))
-    monkeypatch.setattr(os, "write", write)
-    queue.append(event(3))
-    assert steps_of(queue) == [1, 3]
+    file = tmp_path / "a queue" / "events.jsonl"
+    whole = file.read_bytes()
+    with full_disk(len(whole) + 10):
+        for number in (2, 3):
+            with pytest.raises(OSError, match=r"File too large: .*events\.jsonl"):
+                queue.append(event(number))
+        assert file.stat().st_size == len(whole) + 10, "it was cut short in the middle of a line"
+        assert steps_of(queue) == [1]
+    queue.append(event(4))
+    assert steps_of(TrackingQueue(tmp_path / "a queue")) == [1, 4]
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

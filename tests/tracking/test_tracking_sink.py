@@ -10,58 +10,28 @@ import mlflow
 import pytest
 import requests
 from mlflow.exceptions import MlflowException, RestException
-from tracking_bench import PATIENCE_S, Bench, FirstStart, wait_for
+from tracking_bench import (
+    PATIENCE_S,
+    ROWS,
+    RUNS,
+    STEPS,
+    Bench,
+    FirstStart,
+    a_study,
+    append,
+    wait_for,
+)
 
 from gam_ray.tracking import (
     ArtifactReady,
-    Event,
     MetricsReported,
     MLflowSink,
-    StudyEnded,
-    StudyStarted,
-    TagsSet,
     TrialEnded,
     TrialStarted,
     read_run_ids,
     sink,
 )
 from gam_ray.tracking.progress import Progress
-
-STEPS = 12
-
-
-def a_study() -> list[Event]:
-    """A study of two trials with reports in turn."""
-    reports = [
-        MetricsReported(trial, step, {"loss": step / 2, "acc": step / 3}, 100 + step)
-        for step in range(STEPS)
-        for trial in ("key-1", "key-2")
-    ]
-    return [
-        StudyStarted("shown study", {"seed": 0, "task": "m→u", "limit": None}, {"mood": "calm"}, 1),
-        TrialStarted("key-1", "trial 1", {"lr": 0.1, "layers/conv1": True}, {"lane": "0"}, 2),
-        TrialStarted("key-2", "trial 2", {"lr": 0.2}, {}, 3),
-        *reports,
-        MetricsReported(None, 1, {"best": 0.9}, 400),
-        TagsSet("key-1", {"note": "first"}),
-        TrialEnded("key-1", "FINISHED", 500),
-        TrialEnded("key-2", "KILLED", 501),
-        StudyEnded("FINISHED", 502),
-    ]
-
-
-ROWS = {
-    (name, key, step): [step / parts]
-    for name in ("trial 1", "trial 2")
-    for key, parts in (("loss", 2), ("acc", 3))
-    for step in range(STEPS)
-} | {("shown study", "best", 1): [0.9]}
-RUNS = {"shown study": ["FINISHED"], "trial 1": ["FINISHED"], "trial 2": ["KILLED"]}
-
-
-def append(bench: Bench, *events: Event) -> None:
-    for event in events:
-        bench.queue.append(event)
 
 
 def started(bench: Bench) -> MLflowSink:
@@ -116,7 +86,7 @@ def test_a_study_arrives_whole(bench: Bench) -> None:
     assert (trial["gam_ray.trial"], trial["lane"], trial["note"]) == ("key-1", "0", "first")
     assert bench.tags("shown study")["mood"] == "calm"
     assert "mlflow.parentRunId" not in bench.tags("shown study")
-    info = mlflow.MlflowClient(f"sqlite:///{bench.database}").get_run(ids["key-2"]).info
+    info = mlflow.MlflowClient(bench.database_uri).get_run(ids["key-2"]).info
     assert (info.run_name, info.start_time, info.end_time) == ("trial 2", 3, 501)
     assert done.close(PATIENCE_S) == sink.SinkStatus(
         logged=len(a_study()), waiting=0, rejected=0, last_error=None, failures=0
@@ -281,7 +251,7 @@ def test_a_run_made_by_a_call_that_failed_is_found(
 def test_an_experiment_made_by_another_meanwhile_is_used(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = mlflow.MlflowClient(f"sqlite:///{bench.database}")
+    client = mlflow.MlflowClient(bench.database_uri)
     client.create_experiment("an experiment", (bench.folder / "elsewhere").as_uri())
     real, calls = mlflow.MlflowClient.get_experiment_by_name, []
 
@@ -296,7 +266,7 @@ def test_an_experiment_made_by_another_meanwhile_is_used(
 
 
 def test_a_deleted_experiment_is_told_and_waited_for(bench: Bench) -> None:
-    client = mlflow.MlflowClient(f"sqlite:///{bench.database}")
+    client = mlflow.MlflowClient(bench.database_uri)
     experiment = client.create_experiment("an experiment")
     client.delete_experiment(experiment)
     append(bench, *a_study())
@@ -345,7 +315,7 @@ def test_an_unreadable_line_is_set_aside(bench: Bench) -> None:
 def test_records_for_a_run_the_user_deleted_do_not_hold_up_others(bench: Bench) -> None:
     append(bench, *a_study()[:3])
     made = log_all(bench)
-    client = mlflow.MlflowClient(f"sqlite:///{bench.database}")
+    client = mlflow.MlflowClient(bench.database_uri)
     client.delete_run(made.run_ids()["key-2"])
     append(bench, *a_study()[3:])
     assert made.drain(PATIENCE_S)
