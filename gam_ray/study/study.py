@@ -17,7 +17,13 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from gam_ray.config import StudyConfig, derive_seed, load_study_config
+from gam_ray.config import (
+    StudyConfig,
+    derive_seed,
+    filled_up,
+    load_study_config,
+    refused_changes,
+)
 from gam_ray.report import draw_overview
 from gam_ray.study import choosing, results
 from gam_ray.study.errors import StudyError
@@ -110,7 +116,7 @@ class Study:
         """
         self._check_folder()
         with _only_one(self.store):
-            if (self.store.read("state") or {}).get("state") == "finished":
+            if self._is_over():
                 self._send_what_waits()
                 return results.best(self.store)
             _set_environment(address)
@@ -132,11 +138,22 @@ class Study:
 
     def _check_folder(self) -> None:
         known = self.store.read("study")
-        if known and known["key"] != self.config.key():
+        if not known:
+            return
+        lines = refused_changes(filled_up(known["config"]), self.config.to_mapping())
+        if lines:
             raise ValueError(
-                f"{self.store.folder} holds a study with other settings; give this one another "
-                "name, or move that folder away"
+                f"{self.store.folder} holds a study with other settings:\n  "
+                + "\n  ".join(lines)
+                + "\ngive this one another name, move that folder away, or set them back; only "
+                "search.trials may grow, and search.storage change"
             )
+
+    def _is_over(self) -> bool:
+        """Whether the study is finished, and no further trials are asked for."""
+        study, state = self.store.read("study") or {}, self.store.read("state") or {}
+        asked_for = self.config.search.trials
+        return state.get("state") == "finished" and study["config"]["search"]["trials"] == asked_for
 
     def _check_settings(self) -> None:
         """Find out what is wrong before a trial is started."""
@@ -349,18 +366,22 @@ class Study:
 
         from gam_ray.study.relay import Relay
         from gam_ray.study.schedule import build_scheduler
-        from gam_ray.study.search import build_search
+        from gam_ray.study.searching import start_search
 
         config = self.config
+        search = start_search(config, self.store)
+        if search.warm_start:
+            study = self.store.read("study") or {}
+            self.store.write("study", {**study, "warm_start": search.warm_start.to_mapping()})
         tuner = tune.Tuner(
             Relay,
             param_space={"broker": broker},
             tune_config=tune.TuneConfig(
                 metric="score",
                 mode="max",
-                search_alg=build_search(config.space, config.trial, config.search),
-                scheduler=build_scheduler(config, broker),
-                num_samples=config.search.trials,
+                search_alg=search.searcher,
+                scheduler=build_scheduler(config, broker, search.ended),
+                num_samples=search.trials,
                 max_concurrent_trials=plan.lanes,
                 reuse_actors=True,
             ),
@@ -371,7 +392,10 @@ class Study:
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
-        tuner.fit()
+        if search.trials:
+            tuner.fit()
+        self._wait_until_idle(broker)
+        search.settle()
 
     def _choose(self) -> None:
         """Choose by the final scores, and write down the choice."""
