@@ -187,11 +187,17 @@ class Deciding(FIFOScheduler):
             {"key": trial.key, "step": step, "score": score}
             for step, score in sorted(trial.by_step.items())
         ]
-        if results:
-            self._inner.on_trial_add(None, trial)
-            for result in results:
+        if not results:
+            return
+        self._inner.on_trial_add(None, trial)
+        for result in results[:-1]:
+            # The median rule refuses further reports of a trial that it would stop, but takes
+            # any as the last one.
+            if isinstance(self._inner, MedianStoppingRule):
+                self._inner.on_trial_complete(None, trial, result)
+            else:
                 self._inner.on_trial_result(None, trial, result)
-            self._inner.on_trial_complete(None, trial, results[-1])
+        self._inner.on_trial_complete(None, trial, results[-1])
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Pass on."""
