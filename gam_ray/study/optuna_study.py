@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,8 +78,11 @@ def storage_url(address: str | None, folder: Path) -> str:
             "set; set it for the process that runs the study"
         )
     if whole := VARIABLE.fullmatch(address):
-        return os.environ[whole[1]]
-    return VARIABLE.sub(lambda match: quote_plus(os.environ[match[1]]), address)
+        url = os.environ[whole[1]]
+    else:
+        url = VARIABLE.sub(lambda match: quote_plus(os.environ[match[1]]), address)
+    # The driver of the extra `postgresql`; SQLAlchemy's default is another one since 2.1.
+    return re.sub(r"^postgresql://", "postgresql+psycopg2://", url)
 
 
 def open_study(config: StudyConfig) -> optuna.Study:
@@ -91,20 +95,24 @@ def open_study(config: StudyConfig) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     config.folder.mkdir(parents=True, exist_ok=True)
     url = storage_url(config.search.storage, config.folder)
-    arguments = {"timeout": SQLITE_TIMEOUT_S} if url.startswith("sqlite") else {}
+    # A server may drop a connection that a study of days leaves idle: it is tried before use.
+    engine: dict[str, Any] = {"pool_pre_ping": True}
+    if url.startswith("sqlite"):
+        engine = {"connect_args": {"timeout": SQLITE_TIMEOUT_S}}
     try:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": arguments})
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
         study = optuna.create_study(
             storage=storage, study_name=config.name, direction="maximize", load_if_exists=True
         )
     except Exception as error:  # noqa: BLE001 - of SQLAlchemy, of its driver, or of Optuna
         # Not chained: what the driver says may hold the address, and that a password.
-        cause = str(error)
+        cause = str(error).partition("\n")[0]
         for secret in _secrets(url):
             cause = cause.replace(secret, "...")
         raise ValueError(
             f"the Optuna study cannot be opened in {config.search.storage or 'optuna.db'}: "
-            f"{type(error).__name__}: {cause.splitlines()[0] if cause else ''}; see search.storage"
+            f"{type(error).__name__}: {cause}; see search.storage, and for PostgreSQL install "
+            "gam-ray[postgresql]"
         ) from None
     _check_is_ours(study, config)
     return study
