@@ -10,11 +10,20 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
+from study_records import METRICS, votes
 
 from gam_ray.config import SearchConfig, SearchSpace, StudyConfig, apply_settings
+from gam_ray.study.broker import UNTRUSTED_SCORE
 from gam_ray.study.search import KEY, NAME, DefineByRun, StudySearcher, answers, distributions
 from gam_ray.study.searching import start_search
-from gam_ray.study.store import EndRecord, EndState, StudyStore, TrialFiles, TrialRecord
+from gam_ray.study.store import (
+    EndRecord,
+    EndState,
+    ReportRecord,
+    StudyStore,
+    TrialFiles,
+    TrialRecord,
+)
 
 MakeConfig = Callable[..., StudyConfig]
 
@@ -191,3 +200,52 @@ def test_no_settings_are_proposed_twice_until_none_are_left(make_config: MakeCon
 def test_what_tune_keeps_of_the_search_holds_no_address(make_config: MakeConfig) -> None:
     search = search_of(make_config())
     assert b"optuna.db" not in pickle.dumps(search)
+
+
+def test_a_life_that_follows_finds_what_the_storage_says(make_config: MakeConfig) -> None:
+    config = make_config(objective={"score": "class_ami"})
+    first, store = search_of(config), StudyStore(config.folder)
+    ends: list[tuple[EndState | None, float, float]] = [
+        ("finished", 0.3, 0.0),
+        ("finished", 0.8, 0.9),  # collapsed
+        ("pruned", 0.5, 0.0),
+        (None, 0.6, 0.0),
+    ]
+    for number, (end, score, shift) in enumerate(ends):
+        settings = first.suggest(str(number))["settings"]
+        files = store_trial(store, config, number, settings)
+        metrics = {**METRICS, "score/class_ami": score, "guard/class_shift": shift}
+        files.append_report(ReportRecord(20, metrics, 1.0), votes(0, 1, 2))
+        if end:
+            files.write_end(EndRecord(end, 20, 1.0))
+    unheard = first.suggest("4")["settings"]
+    further = {"trials": 9, "sampler": "tpe"}
+    config = config.model_copy(update={"search": SearchConfig(**further)})
+    search = start_search(config, store)
+    heard = [(t.state, t.value, t.intermediate_values) for t in search.study.trials]
+    assert heard == [
+        (TrialState.COMPLETE, 0.3, {20: 0.3}),
+        (TrialState.COMPLETE, UNTRUSTED_SCORE, {20: UNTRUSTED_SCORE}),
+        (TrialState.PRUNED, 0.5, {20: 0.5}),
+        (TrialState.RUNNING, None, {}),
+        (TrialState.RUNNING, None, {}),
+    ]
+    assert [(each.by_step) for each in search.ended] == [
+        {20: 0.3},
+        {20: UNTRUSTED_SCORE},
+        {20: 0.5},
+    ]
+    assert search.trials == 9 - 3
+    again = [search.searcher.suggest(f"again-{number}")["settings"] for number in range(2)]
+    assert again == [store.trials()[3].record().settings, unheard]
+    # Its end is heard of under the same trial, and those that Tune did not hear of are settled.
+    files = store.trials()[3]
+    search.searcher.on_trial_result("again-0", {"score": 0.6, "step": 20})
+    files.write_end(EndRecord("finished", 20, 1.0))
+    search.searcher.on_trial_complete("again-0", {"score": 0.6, "step": 20})
+    lost = store_trial(store, config, 4, unheard)
+    lost.write_end(EndRecord("failed", 0, 1.0))
+    search.settle()
+    states = [trial.state for trial in search.study.trials]
+    assert states[3:] == [TrialState.COMPLETE, TrialState.FAIL]
+    assert search.study.trials[3].value == 0.6
