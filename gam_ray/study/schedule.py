@@ -66,7 +66,10 @@ def rungs(config: StudyConfig) -> tuple[int, ...]:
 
 
 def build_scheduler(
-    config: StudyConfig, broker: Any, ended: Iterable[EndedTrial] = ()
+    config: StudyConfig,
+    broker: Any,
+    ended: Iterable[EndedTrial] = (),
+    begun: Mapping[str, int] | None = None,
 ) -> TrialScheduler:
     """Tune's scheduler for this study, which tells `broker` what it decides.
 
@@ -74,6 +77,7 @@ def build_scheduler(
         config: The study.
         broker: Who is told.
         ended: Trials of an earlier life of the study; what they scored counts in decisions.
+        begun: Key → step of the last report, of trials that an earlier life has begun.
     """
     kind, first = config.schedule.kind, config.schedule.min_steps
     if kind == "none":
@@ -85,7 +89,7 @@ def build_scheduler(
     else:
         # With this slice it never pauses a trial for want of others to compare it with.
         inner = MedianStoppingRule("step", grace_period=first, min_time_slice=math.inf)
-    return Deciding(inner, broker, ended)
+    return Deciding(inner, broker, ended, begun)
 
 
 def _halving(config: StudyConfig, first: int) -> TrialScheduler:
@@ -164,12 +168,19 @@ class Deciding(FIFOScheduler):
         inner: Who decides.
         broker: Who is told.
         ended: Trials of an earlier life of the study, for the inner one to compare with.
+        begun: Key → step of the last report before this life. That the trial went on from the
+            reports before it was decided then, and stays so.
     """
 
     def __init__(
-        self, inner: TrialScheduler, broker: Any, ended: Iterable[EndedTrial] = ()
+        self,
+        inner: TrialScheduler,
+        broker: Any,
+        ended: Iterable[EndedTrial] = (),
+        begun: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
+        self._begun = dict(begun or {})
         self._inner = inner
         self._broker = broker
         self._ended = list(ended)
@@ -191,13 +202,17 @@ class Deciding(FIFOScheduler):
             return
         self._inner.on_trial_add(None, trial)
         for result in results[:-1]:
-            # The median rule refuses further reports of a trial that it would stop, but takes
-            # any as the last one.
-            if isinstance(self._inner, MedianStoppingRule):
-                self._inner.on_trial_complete(None, trial, result)
-            else:
-                self._inner.on_trial_result(None, trial, result)
+            self._remember(None, trial, result)
         self._inner.on_trial_complete(None, trial, results[-1])
+
+    def _remember(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Have the inner scheduler know a report whose decision was made before."""
+        # The median rule takes no further report of a trial that it would stop, but any as the
+        # last one.
+        if isinstance(self._inner, MedianStoppingRule):
+            self._inner.on_trial_complete(tune_controller, trial, result)
+        else:
+            self._inner.on_trial_result(tune_controller, trial, result)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Pass on."""
@@ -210,7 +225,9 @@ class Deciding(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Decide, and tell the broker; what is decided stays."""
         key = result["key"]
-        if key not in self._stopped:
+        if result["step"] < self._begun.get(key, 0):
+            self._remember(tune_controller, trial, result)
+        elif key not in self._stopped:
             decision = self._inner.on_trial_result(tune_controller, trial, result)
             assert decision != TrialScheduler.PAUSE, "lanes cannot pause a trial"
             if decision == TrialScheduler.STOP:

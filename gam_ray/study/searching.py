@@ -27,12 +27,14 @@ class Search:
         searcher: Who proposes trials.
         trials: How many are left to run, those that are run again among them.
         ended: The searched trials that earlier lives have ended.
+        begun: Key → step of the last report, of those that earlier lives have begun.
         warm_start: What was used of an older study, if one is named.
     """
 
     searcher: StudySearcher
     trials: int
     ended: list[EndedTrial]
+    begun: dict[str, int]
     warm_start: WarmStart | None
     _config: StudyConfig
     _store: StudyStore
@@ -79,6 +81,11 @@ def start_search(config: StudyConfig, store: StudyStore) -> Search:
         searcher=StudySearcher(study, space, base, store, again=again, seed=search.seed),
         trials=max(0, search.trials - len(ended)),
         ended=[EndedTrial(each.key, each.by_step) for each in ended],
+        begun={
+            each.key: max(each.by_step)
+            for each in known
+            if each.state == TrialState.RUNNING and each.by_step
+        },
         warm_start=learned,
         _config=config,
         _store=store,

@@ -380,7 +380,7 @@ class Study:
                 metric="score",
                 mode="max",
                 search_alg=search.searcher,
-                scheduler=build_scheduler(config, broker, search.ended),
+                scheduler=build_scheduler(config, broker, search.ended, search.begun),
                 num_samples=search.trials,
                 max_concurrent_trials=plan.lanes,
                 reuse_actors=True,

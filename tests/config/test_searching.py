@@ -51,7 +51,7 @@ def test_all_that_is_wrong_with_known_settings_is_told_at_once(tmp_path: Path) -
     - {adaptation.weight: 100, adaptation.layers: [fc3, fc3]}
     - {adaptation.moments.momentum: 0.1}
     - {adaptation.moments.momentum: 0.1, adaptation.moments.kind: initial}
-    - {adaptation.layers: fc3, batch_size: true}
+    - {adaptation.layers: fc3, adaptation.weight: true}
 """
     found = problems(tmp_path, search)
     assert set(found) == {
@@ -63,7 +63,7 @@ def test_all_that_is_wrong_with_known_settings_is_told_at_once(tmp_path: Path) -
         "search.enqueue.2.adaptation.moments.momentum",
         "search.enqueue.3.adaptation.moments.momentum",
         "search.enqueue.4.adaptation.layers",
-        "search.enqueue.4.batch_size",
+        "search.enqueue.4.adaptation.weight",
     }
     assert "did you mean 'adaptation.weight'" in found["search.enqueue.0.adaptation.wieght"]
     assert "an integer from 8 to 64, but got 8.5" in found["search.enqueue.0.batch_size"]

@@ -335,3 +335,17 @@ def test_a_password_comes_from_the_environment_and_is_never_shown(
     assert "hush" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert "hush" not in config.canonical()
+
+
+def test_no_message_shows_a_password_that_a_driver_tells(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(url: str, **_: Any) -> None:
+        raise RuntimeError(f"no such host: {url} (password hush/@hush)\nand more of hush")
+
+    monkeypatch.setenv("GAM_RAY_TEST_PASSWORD", "hush/@hush")
+    monkeypatch.setattr(optuna.storages, "RDBStorage", refuse)
+    address = "postgresql://someone:${GAM_RAY_TEST_PASSWORD}@host/studies"
+    with pytest.raises(ValueError, match="no such host") as caught:
+        open_study(make_config(search={"trials": 4, "storage": address}))
+    assert "hush" not in str(caught.value)

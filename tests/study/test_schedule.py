@@ -115,6 +115,24 @@ def test_what_earlier_lives_scored_counts(make_config: MakeConfig, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_trial_that_was_let_on_before_goes_on_from_its_last_report(
+    make_config: MakeConfig, kind: str
+) -> None:
+    config = config_of(make_config, kind)
+    better = [EndedTrial(f"earlier-{n}", dict.fromkeys(REPORTS, 0.9)) for n in range(12)]
+    keys = [f"begun-{n}" for n in range(12)]
+    told = Told()
+    scheduler = build_scheduler(config, told, better, dict.fromkeys(keys, 20))
+    scheduler.set_search_properties("score", "max")
+    for key in keys:
+        run(scheduler, key, 0.1, REPORTS)  # first the reports of before, as the broker has them
+    stopped = told.stopped()
+    assert stopped
+    assert min(stopped.values()) == 20
+    assert all(go_on for key, step, go_on in told.decisions if step < 20)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_trial_that_fails_breaks_nothing(make_config: MakeConfig, kind: str) -> None:
     scheduler, told = scheduler_of(config_of(make_config, kind))
     never, failed = TuneTrial("never ran"), TuneTrial("failed")

@@ -192,7 +192,10 @@ def test_no_settings_are_proposed_twice_until_none_are_left(make_config: MakeCon
     }
     search = search_of(make_config(space=space), trials=20)
     found = []
-    while (proposal := search.suggest(str(len(found)))) != Searcher.FINISHED:
+    for number in range(20):
+        proposal = search.suggest(str(number))
+        if proposal == Searcher.FINISHED:
+            break
         found.append(json.dumps(proposal, sort_keys=True))
     assert len(set(found)) == len(found) == 3 * 3
 
@@ -235,6 +238,7 @@ def test_a_life_that_follows_finds_what_the_storage_says(make_config: MakeConfig
         {20: UNTRUSTED_SCORE},
         {20: 0.5},
     ]
+    assert search.begun == {store.trials()[3].record().key: 20}
     assert search.trials == 9 - 3
     again = [search.searcher.suggest(f"again-{number}")["settings"] for number in range(2)]
     assert again == [store.trials()[3].record().settings, unheard]

@@ -51,6 +51,7 @@ def older_study(make: MakeConfig, *, rate: float | None = None, **changes: Any) 
         files = store.trial(trial.key())
         files.create(TrialRecord(trial.key(), number, "search", settings, trial))
         metrics = {**METRICS, "score/class_ami": score, "guard/class_shift": shift}
+        metrics |= {"score/ensv": score, "score/confident_ensv": score}
         files.append_report(ReportRecord(40, metrics, 1.0), votes(0, 1, 2, 0))
         files.write_end(EndRecord(state, 40, 2.0))
     return old
