@@ -23,7 +23,8 @@ from tables import stamp
 
 from gam_ray.config import StudyConfig
 from gam_ray.study.broker import Broker
-from gam_ray.study.search import build_search
+from gam_ray.study.searching import start_search
+from gam_ray.study.store import StudyStore
 from gam_ray.study.study import tracking_uri
 from gam_ray.tracking import MLflowSink, StudyEnded, StudyStarted, TrackingQueue
 
@@ -69,7 +70,7 @@ def study(storage: Path, trials: int) -> StudyConfig:
 
 async def grow(config: StudyConfig, counts: list[int]) -> dict[int, dict[str, float]]:
     """Count of trials → part of the work → milliseconds a trial, of the last `WINDOW` ones."""
-    search = build_search(config.space, config.trial, config.search)
+    search = start_search(config, StudyStore(config.folder)).searcher
     broker, rng = Broker(config, ()), np.random.default_rng(0)
     queue = TrackingQueue(config.folder / "tracking")
     queue.append(StudyStarted(config.name, params={}, tags={}, time_ms=0))

@@ -1,7 +1,9 @@
 """Everything a user may write, as frozen and typed models."""
 
 from gam_ray.config.base import ConfigModel
+from gam_ray.config.changes import filled_up, refused_changes, settings_difference
 from gam_ray.config.loading import ConfigError, Problem, load_study_config, load_trial_config
+from gam_ray.config.searching import search_problems
 from gam_ray.config.seeds import derive_seed
 from gam_ray.config.space import (
     ChoiceParameter,
@@ -10,6 +12,7 @@ from gam_ray.config.space import (
     SubsetParameter,
     apply_settings,
     unknown_name,
+    value_at,
 )
 from gam_ray.config.study import (
     BudgetConfig,
@@ -60,7 +63,12 @@ __all__ = [
     "TrialConfig",
     "apply_settings",
     "derive_seed",
+    "filled_up",
     "load_study_config",
     "load_trial_config",
+    "refused_changes",
+    "search_problems",
+    "settings_difference",
     "unknown_name",
+    "value_at",
 ]

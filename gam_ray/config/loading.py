@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, RootModel, ValidationError
 
+from gam_ray.config.searching import search_problems
 from gam_ray.config.space import (
     ChoiceParameter,
     RangeParameter,
@@ -21,7 +22,7 @@ from gam_ray.config.space import (
     space_problems,
     unknown_name,
 )
-from gam_ray.config.study import StudyConfig
+from gam_ray.config.study import SearchConfig, StudyConfig
 from gam_ray.config.trial import FORMS, TaskConfig, TrialConfig
 
 Path_ = tuple[str | int, ...]
@@ -253,10 +254,14 @@ def _validate_space(
     space = None if inline else _validate(SearchSpace, document, problems)
     parameters = _valid_parameters(data)
     trial = _part(TrialConfig, study.data.get("trial")) or _ANY_TRIAL
-    problems += [
-        document.problem((*prefix, name), message)
-        for name, message in space_problems(parameters, trial).items()
-    ]
+    found = space_problems(parameters, trial)
+    problems += [document.problem((*prefix, name), message) for name, message in found.items()]
+    search = _part(SearchConfig, study.data.get("search", {}))
+    if search and not found and isinstance(data, dict) and len(parameters) == len(data):
+        problems += [
+            study.problem(("search", *place), message)
+            for place, message in search_problems(parameters, trial, search).items()
+        ]
     return parameters if inline else space
 
 

@@ -67,6 +67,16 @@ class RangeParameter(ConfigModel):
         """Values at the edges of the parameter, which its setting must accept."""
         return list(self.bounds)
 
+    def refusal(self, value: Any) -> str | None:
+        """Why `value` is not in the parameter, or None if it is."""
+        low, high = self.bounds
+        whole = self.kind == "int"
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and low <= value <= high and (not whole or isinstance(value, int)):
+            return None
+        what = "an integer" if whole else "a number"
+        return f"must be {what} from {low:g} to {high:g}, but got {value!r}"
+
     @model_validator(mode="after")
     def _one_kind_and_ordered(self) -> Self:
         given = [name for name in ("log", "float_", "int_") if getattr(self, name) is not None]
@@ -92,6 +102,14 @@ class ChoiceParameter(ConfigModel):
         """Values that the parameter's setting must accept."""
         return list(self.choice)
 
+    def refusal(self, value: Any) -> str | None:
+        """Why `value` is not in the parameter, or None if it is."""
+        # True equals 1, but is another choice.
+        if any(type(value) is type(each) and value == each for each in self.choice):
+            return None
+        choices = ", ".join(repr(each) for each in self.choice)
+        return f"must be one of {choices}, but got {value!r}"
+
 
 class SubsetParameter(ConfigModel):
     """A subset of names; searched as one yes/no for each, so that importance names them."""
@@ -105,6 +123,20 @@ class SubsetParameter(ConfigModel):
     def examples(self) -> list[Any]:
         """Values that the parameter's setting must accept."""
         return [list(self.subset)]
+
+    def refusal(self, value: Any) -> str | None:
+        """Why `value` is not in the parameter, or None if it is."""
+        names = value if isinstance(value, list | tuple) else ()
+        if (
+            isinstance(value, list | tuple)
+            and all(name in self.subset for name in names)
+            and self.min <= len(names) == len(set(names))
+        ):
+            return None
+        return (
+            f"must be a list of at least {self.min} of {', '.join(self.subset)}, none twice, "
+            f"but got {value!r}"
+        )
 
     @model_validator(mode="after")
     def _distinct_and_enough(self) -> Self:
@@ -165,6 +197,14 @@ def apply_settings(base: TrialConfig, settings: Mapping[str, Any]) -> TrialConfi
             raise ValueError(f"{path!r} is no setting of a trial")
         node[name] = list(value) if isinstance(value, tuple) else value
     return TrialConfig.from_mapping(mapping)
+
+
+def value_at(mapping: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of nested mappings; None where there is none."""
+    node: Any = mapping
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
 
 
 def space_problems(space: SearchSpace, base: TrialConfig) -> dict[str, str]:

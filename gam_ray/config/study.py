@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qsl
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -15,15 +16,72 @@ from gam_ray.config.trial import Count, DistillationConfig, Positive, TrialConfi
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
+SamplerName = Literal["tpe", "gp", "cmaes", "qmc", "random", "nsga2"]
+DATABASES = ("sqlite", "postgresql")
+# ${NAME}: what a storage address takes from the environment, so that no file holds it.
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SECRETS = ("password", "passwd", "sslpassword")
+
+
 class SearchConfig(ConfigModel):
     """How the next trial is proposed."""
 
-    sampler: Literal["tpe", "random"] = "tpe"
-    """Optuna's sampler: ``tpe`` (tree-structured Parzen estimator) or ``random``."""
+    sampler: SamplerName = "tpe"
+    """Optuna's sampler: ``tpe`` (tree-structured Parzen estimator), ``gp`` (Gaussian process),
+    ``cmaes`` (covariance matrix adaptation), ``qmc`` (scrambled Sobol sequence), ``random`` or
+    ``nsga2`` (genetic). `gam_ray.study.samplers` says what each makes of choices, subsets and
+    conditional parameters."""
     trials: Count = 40
-    """Trials to propose; the two baselines come on top."""
+    """Trials to propose; the two baselines come on top. May grow when a study is resumed."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the proposals and, by derivation, of every trial."""
+    enqueue: tuple[dict[str, Any], ...] = ()
+    """Known settings that are tried first, each as dotted path → value; what one leaves out is
+    drawn. They count among `trials`, after the settings of the file's trial section."""
+    warm_start: str | None = None
+    """Folder of an older study, or the name of one beside this one, to learn from:
+    `gam_ray.study.warm_start` says what is used of it."""
+    storage: str | None = None
+    """Address of the database that holds the Optuna study: ``sqlite:///FILE`` or
+    ``postgresql://USER:${PASSWORD}@HOST/NAME``; by default ``optuna.db`` in the study's folder.
+    ``${NAME}`` is taken from the environment; a password stands in no file."""
+
+    @field_validator("storage")
+    @classmethod
+    def _storage_is_an_address_without_secrets(cls, value: str | None) -> str | None:
+        if value is None or VARIABLE.fullmatch(value):
+            return value
+        # The value itself stays out of the message, since it may hold a password.
+        database = value.split("://")[0].split("+")[0]
+        if "://" not in value or database not in DATABASES:
+            raise ValueError(
+                f"must be the address of a database of {' or '.join(DATABASES)}, such as "
+                "postgresql://USER:${PASSWORD}@HOST/NAME, or ${NAME} alone"
+            )
+        if _has_secret(value):
+            raise ValueError(
+                "a password may not stand in a study file, which is copied to the study's folder "
+                "and to MLflow; write ${NAME} in its place and set that environment variable"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _enqueued_are_trials(self) -> Self:
+        if len(self.enqueue) >= self.trials:
+            raise ValueError(
+                "enqueue takes fewer settings than trials, the first of which has the settings of "
+                f"the trial section, but got {len(self.enqueue)} and trials: {self.trials}"
+            )
+        return self
+
+
+def _has_secret(address: str) -> bool:
+    """Whether a password stands in an address in plain text."""
+    before_host, at, _ = address.split("://", 1)[1].rpartition("@")
+    password = before_host.partition(":")[2] if at else ""
+    query = parse_qsl(address.partition("?")[2])
+    secrets = [password, *(value for name, value in query if name in _SECRETS)]
+    return any(secret and not VARIABLE.fullmatch(secret) for secret in secrets)
 
 
 LabelFreeScore = Literal[
@@ -125,12 +183,15 @@ class ConsensusStudentConfig(DistillationConfig):
 class ScheduleConfig(ConfigModel):
     """Whether weak trials are stopped early."""
 
-    kind: Literal["none", "asha"] = "none"
-    """``asha``: asynchronous successive halving."""
+    kind: Literal["none", "asha", "median", "hyperband"] = "none"
+    """``asha``: asynchronous successive halving, where the best go on at each rung. ``median``: at
+    each report, a trial stops whose best score is below the median of the others' running means.
+    ``hyperband``: several halvings at once, which differ in how early they begin; the last never
+    stops a trial."""
     min_steps: Count = 500
     """Steps that every trial gets before it can be stopped."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """The best 1/n of the trials go on at each rung."""
+    """The best 1/n of the trials go on at each rung of ``asha`` and ``hyperband``."""
 
 
 class ResourcesConfig(ConfigModel):
@@ -237,7 +298,7 @@ class StudyConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _rungs_fit(self) -> Self:
-        if self.schedule.kind == "asha":
+        if self.schedule.kind != "none":
             asked, every = self.schedule.min_steps, self.trial.report_every
             if asked >= self.trial.steps:
                 raise ValueError(

@@ -45,9 +45,8 @@ class Relay(tune.Trainable):
                 "key": self._key,
                 "step": event.step,
                 "score": event.score,
-                "last": event.last,
-                "paused": event.kind == "paused",
-                "done": event.last or event.kind != "report",
+                # Not at its last report: its lane has yet to end it, on the storage.
+                "done": event.kind != "report",
             }
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:  # noqa: ARG002

@@ -1,30 +1,51 @@
-"""From a search space to Optuna, and from Tune's results back to Optuna's trial states."""
+"""From a search space to Optuna, and from the ends of trials back to Optuna's states."""
 
 from __future__ import annotations
 
+import logging
 import math
-import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeGuard
 
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import TrialState
+from pydantic import ValidationError
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from gam_ray.config import (
     ChoiceParameter,
-    SearchConfig,
     SearchSpace,
     SubsetParameter,
     TrialConfig,
+    apply_settings,
     derive_seed,
+    value_at,
 )
 from gam_ray.config.space import Parameter
+from gam_ray.study.store import EndState, StudyStore
 
-# Trials drawn at random before TPE builds its model. Fewer would fill the crowd of a small study
-# with variations of its first trials, which then agree with each other, right or wrong.
-STARTUP_TRIALS = 10
+logger = logging.getLogger(__name__)
+
+# User attributes of Optuna's trials.
+KEY, NAME, REFUSED = "gam_ray.key", "gam_ray.name", "gam_ray.refused"
+
+STATES: dict[EndState, TrialState] = {
+    "finished": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+# In a small space a sampler may propose what was proposed before. So often it is asked again;
+# then so many settings are drawn at random; then the space counts as used up.
+SAMPLER_ATTEMPTS = 10
+RANDOM_ATTEMPTS = 1000
 
 
 class DefineByRun:
@@ -42,7 +63,7 @@ class DefineByRun:
         self._space = space
         self._base = base.to_mapping()
 
-    def __call__(self, trial: optuna.Trial) -> dict[str, Any]:
+    def __call__(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
         """Ask for every parameter whose condition holds; returns settings by dotted path."""
         settings: dict[str, Any] = {}
         for path, parameter in self._in_order():
@@ -59,15 +80,7 @@ class DefineByRun:
             return settings[path]
         if path in self._space.root:  # searched, but its own condition does not hold
             return None
-        return _at(self._base, path)
-
-
-def _at(mapping: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path; None where there is none."""
-    node: Any = mapping
-    for part in path.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
+        return value_at(self._base, path)
 
 
 def starting_point(space: SearchSpace, base: TrialConfig) -> dict[str, Any]:
@@ -76,19 +89,51 @@ def starting_point(space: SearchSpace, base: TrialConfig) -> dict[str, Any]:
     What a user wrote down before searching is a candidate like any other, and often a good
     one. A setting that lies outside the space is left out, and drawn.
     """
-    answers: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for path, parameter in space.items():
-        value = _at(base.to_mapping(), path)
+        value = value_at(base.to_mapping(), path)
         if isinstance(parameter, SubsetParameter):
-            answers |= {f"{path}/{name}": name in value for name in parameter.subset}
+            settings[path] = [name for name in parameter.subset if name in value]
+        elif parameter.refusal(value) is None:
+            settings[path] = value
+    return answers(space, settings)
+
+
+def answers(space: SearchSpace, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted path as answers to Optuna by the names of its parameters.
+
+    Args:
+        space: What is searched.
+        settings: Of any of its parameters.
+    """
+    found: dict[str, Any] = {}
+    for path, value in settings.items():
+        parameter = space.root[path]
+        if isinstance(parameter, SubsetParameter):
+            found |= {f"{path}/{name}": name in value for name in parameter.subset}
+        else:
+            found[path] = value
+    return found
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """What Optuna draws each of its parameters from, by name."""
+    found: dict[str, BaseDistribution] = {}
+    for path, parameter in space.items():
+        if isinstance(parameter, SubsetParameter):
+            yes_or_no = CategoricalDistribution((True, False))
+            found |= {f"{path}/{name}": yes_or_no for name in parameter.subset}
         elif isinstance(parameter, ChoiceParameter):
-            answers |= {path: value} if value in parameter.choice else {}
-        elif value is not None and parameter.bounds[0] <= value <= parameter.bounds[1]:
-            answers[path] = value
-    return answers
+            found[path] = CategoricalDistribution(parameter.choice)
+        elif parameter.kind == "int":
+            low, high = parameter.bounds
+            found[path] = IntDistribution(int(low), int(high))
+        else:
+            found[path] = FloatDistribution(*parameter.bounds, log=parameter.kind == "log")
+    return found
 
 
-def _suggest(trial: optuna.Trial, path: str, parameter: Parameter) -> Any:
+def _suggest(trial: optuna.trial.BaseTrial, path: str, parameter: Parameter) -> Any:
     if isinstance(parameter, ChoiceParameter):
         return trial.suggest_categorical(path, parameter.choice)
     if isinstance(parameter, SubsetParameter):
@@ -99,116 +144,194 @@ def _suggest(trial: optuna.Trial, path: str, parameter: Parameter) -> Any:
     return trial.suggest_float(path, low, high, log=parameter.kind == "log")
 
 
-def _suggest_subset(trial: optuna.Trial, path: str, parameter: SubsetParameter) -> list[str]:
+def _suggest_subset(
+    trial: optuna.trial.BaseTrial, path: str, parameter: SubsetParameter
+) -> list[str]:
     """The names with a yes; where they are fewer than `min`, the last ones with a no as well."""
-    answers = {
+    said = {
         name: bool(trial.suggest_categorical(f"{path}/{name}", (True, False)))
         for name in parameter.subset
     }
-    missing = parameter.min - sum(answers.values())
+    missing = parameter.min - sum(said.values())
     for name in reversed(parameter.subset):
-        if missing > 0 and not answers[name]:
-            answers[name] = True
+        if missing > 0 and not said[name]:
+            said[name] = True
             missing -= 1
-    return [name for name, answer in answers.items() if answer]
+    return [name for name, yes in said.items() if yes]
 
 
-def build_sampler(config: SearchConfig) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of this name, seeded from the study's seed."""
-    seed = derive_seed(config.seed, "sampler") % 2**32
-    if config.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True
-        )
+@dataclass
+class Proposal:
+    """A trial between Optuna and a lane.
 
-
-class HonestOptunaSearch(OptunaSearch):
-    """Ray's OptunaSearch that tells Optuna how a trial really ended.
-
-    Ray's own tells a trial that the schedule stopped as complete, with the value of its low
-    budget, and leaves one without a finite value running for ever. Here such trials are
-    PRUNED, with their values by step, and FAILED.
+    Attributes:
+        key: The trial's.
+        settings: By dotted path.
+        number: Of Optuna's trial.
+        optuna_id: Of Optuna's trial, within its storage.
+        reported: Steps that Optuna has heard of.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._reported: set[tuple[str, int]] = set()
+    key: str
+    settings: dict[str, Any]
+    number: int
+    optuna_id: int
+    reported: set[int] = field(default_factory=set)
+
+
+def is_finite(value: Any) -> TypeGuard[float]:
+    """Whether a value is a number that Optuna takes."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+class StudySearcher(Searcher):
+    """Optuna as Ray Tune asks it, on a study that outlives the process.
+
+    Ray's own searcher tells a trial that the schedule stopped as complete, with the value of its
+    low budget, and leaves one without a finite value running for ever. Here Optuna hears how a
+    trial ended only once its end is on the study's storage, and what that says: COMPLETE,
+    PRUNED with its values by step, or FAIL. A trial whose end is not there stays RUNNING, and
+    is taken up again by the study's next life.
+
+    No settings are proposed twice, so that every proposal is a trial of its own.
+
+    Args:
+        study: The Optuna study, with its sampler.
+        space: What is searched.
+        base: The trial that everything not searched comes from.
+        store: The study's storage.
+        again: Trials that an earlier life has begun; proposed first.
+        seed: Of what is drawn where the sampler has nothing new.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: SearchSpace,
+        base: TrialConfig,
+        store: StudyStore,
+        *,
+        again: Sequence[Proposal] = (),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(metric="score", mode="max")
+        self._study = study
+        self._space = DefineByRun(space, base)
+        self._answers = partial(answers, space)
+        self._base = base
+        self._store = store
+        self._again = list(again)
+        self._seed = seed
+        self._proposals: dict[str, Proposal] = {}
+        self._keys = {files.folder.name for files in store.trials()}
+        self._keys |= {proposal.key for proposal in again}
         self._is_finished = False
         self.limit: Callable[[], float] = lambda: math.inf
         """How many trials may be under way, asked before each proposal."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without `limit`, which belongs to this process: Tune keeps a copy that nobody reads."""
-        return {name: value for name, value in self.__dict__.items() if name != "limit"}
 
     def finish(self) -> None:
         """Propose nothing more: the study stops."""
         self._is_finished = True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next proposal; None to be asked again later, FINISHED for no more."""
-        if self._is_finished:
-            return str(Searcher.FINISHED)
-        if len(self._ot_trials.keys() - self._completed_trials) >= self.limit():
-            return None
-        settings: dict[str, Any] | None = super().suggest(trial_id)
-        return settings
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Report an intermediate value under its adaptation step."""
-        value = result.get(self.metric)
-        if trial_id in self._completed_trials or not _is_finite(value):
-            return
-        # Optuna refuses a step twice, and to ask it for its trials copies all of them.
-        place = trial_id, result["step"]
-        if place not in self._reported:
-            self._reported.add(place)
-            self._ot_trials[trial_id].report(value, result["step"])
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Close the trial: COMPLETE after all its steps, else PRUNED, or FAIL without a value.
-
-        One that is paused stays open: it goes on in another life of the study.
-        """
-        if trial_id in self._completed_trials or trial_id not in self._ot_trials:
-            return
-        self._completed_trials.add(trial_id)
-        if result and result.get("paused"):
-            return
-        trial = self._ot_trials[trial_id]
-        value = (result or {}).get(self.metric)
-        if error or not _is_finite(value):
-            self._ot_study.tell(trial, state=TrialState.FAIL)
-        elif result and result.get("last"):
-            self._ot_study.tell(trial, value)
-        else:
-            self._ot_study.tell(trial, state=TrialState.PRUNED)
-
     @property
     def optuna_study(self) -> optuna.Study:
         """The Optuna study behind the search."""
-        return self._ot_study
+        return self._study
 
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial as ``{"settings": by dotted path}``.
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+        None to be asked again later; ``FINISHED`` if none is left, or the study stops.
+        """
+        if self._is_finished:
+            return Searcher.FINISHED
+        if len(self._proposals) >= self.limit():
+            return None
+        proposal = self._again.pop(0) if self._again else self._ask()
+        if proposal is None:
+            logger.warning("no further settings in the search space; the search ends")
+            return Searcher.FINISHED
+        self._proposals[trial_id] = proposal
+        return {"settings": proposal.settings}
 
+    def _ask(self) -> Proposal | None:
+        """A proposal that was not made before: the sampler's, else a random one, else None."""
+        for _ in range(SAMPLER_ATTEMPTS):
+            trial = self._study.ask()
+            settings = self._space(trial)["settings"]
+            key, refusal = self._judge(settings)
+            if refusal is None:
+                trial.set_user_attr(KEY, key)
+                self._keys.add(key)
+                return Proposal(key, settings, trial.number, trial._trial_id)  # noqa: SLF001
+            trial.set_user_attr(REFUSED, refusal)
+            self._study.tell(trial, state=TrialState.FAIL)
+        return self._draw()
 
-def build_search(space: SearchSpace, base: TrialConfig, config: SearchConfig) -> HonestOptunaSearch:
-    """The searcher that proposes `config.trials` trials, maximising ``score``.
+    def _draw(self) -> Proposal | None:
+        """New settings drawn at random, or None if there seem to be none."""
+        seed = derive_seed(self._seed, "draw", len(self._keys)) % 2**32
+        aside = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        for _ in range(RANDOM_ATTEMPTS):
+            settings = self._space(aside.ask())["settings"]
+            if self._judge(settings)[1] is None:
+                self._study.enqueue_trial(self._answers(settings))
+                return self._ask()
+        return None
 
-    The first is `starting_point`, the others are the sampler's.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return HonestOptunaSearch(
-        space=DefineByRun(space, base),
-        metric="score",
-        mode="max",
-        sampler=build_sampler(config),
-        points_to_evaluate=[starting_point(space, base)],
-    )
+    def _judge(self, settings: Mapping[str, Any]) -> tuple[str, str | None]:
+        """The key of the trial with these settings, and why it is not to be run, if so."""
+        try:
+            key = apply_settings(self._base, settings).key()
+        except ValidationError as error:
+            return "", "; ".join(item["msg"] for item in error.errors())
+        return key, f"the same as trial {key}" if key in self._keys else None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Report an intermediate value under its adaptation step."""
+        proposal, value = self._proposals[trial_id], result.get(self.metric)
+        if not is_finite(value) or result["step"] in proposal.reported:
+            return
+        if not proposal.reported:
+            self._name(proposal)
+        proposal.reported.add(result["step"])
+        self._storage.set_trial_intermediate_value(proposal.optuna_id, result["step"], value)
+
+    def on_trial_complete(
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,
+        error: bool = False,
+    ) -> None:
+        """Tell Optuna how the trial ended, if its end is on the storage."""
+        proposal = self._proposals.pop(trial_id, None)
+        end = self._store.trial(proposal.key).end() if proposal else None
+        if proposal is None or end is None:
+            return
+        value = (result or {}).get(self.metric)
+        state = STATES[end.state]
+        if state == TrialState.COMPLETE and (error or result is None):
+            return  # what it scored was not heard of: the study looks it up when Tune is done
+        if state != TrialState.FAIL and not is_finite(value):
+            state = TrialState.FAIL
+        self._name(proposal)
+        value = value if state == TrialState.COMPLETE else None
+        self._study.tell(proposal.number, value, state=state)
+
+    def _name(self, proposal: Proposal) -> None:
+        record = self._store.trial(proposal.key).record()
+        self._storage.set_trial_user_attr(proposal.optuna_id, NAME, record.name)
+
+    @property
+    def _storage(self) -> optuna.storages.BaseStorage:
+        return self._study._storage  # noqa: SLF001 - Optuna reports through trials of its own only
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles it into a file, where the storage's password would stand."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the Optuna study and the study's storage are all there is to keep."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock, Timeout
 
-from gam_ray.config import StudyConfig, derive_seed, load_study_config
+from gam_ray.config import (
+    StudyConfig,
+    derive_seed,
+    filled_up,
+    load_study_config,
+    refused_changes,
+)
 from gam_ray.report import draw_overview
 from gam_ray.study import choosing, results
 from gam_ray.study.errors import StudyError, StudyStoppedError
@@ -39,7 +45,7 @@ from gam_ray.tracking.files import replace_json
 
 if TYPE_CHECKING:
     from gam_ray.study.lanes import Lanes
-    from gam_ray.study.search import HonestOptunaSearch
+    from gam_ray.study.search import StudySearcher
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +98,8 @@ class Study:
         self._data_root = data_root.absolute() if data_root else None
         self._broker: Any = None
         self._lanes: Lanes | None = None
-        self._searcher: HonestOptunaSearch | None = None
+        self._searcher: StudySearcher | None = None
+        self._is_stopping = False
 
     @classmethod
     def load(cls, file: Path | str, *, data_root: Path | None = None) -> Self:
@@ -139,7 +146,7 @@ class Study:
         """
         self._check_folder()
         with _only_one(self.store):
-            if (self.store.read("state") or {}).get("state") == "finished":
+            if self._is_over():
                 self._send_what_waits()
                 return results.best(self.store)
             _set_environment(address)
@@ -168,11 +175,22 @@ class Study:
 
     def _check_folder(self) -> None:
         known = self.store.read("study")
-        if known and known["key"] != self.config.key():
+        if not known:
+            return
+        lines = refused_changes(filled_up(known["config"]), self.config.to_mapping())
+        if lines:
             raise ValueError(
-                f"{self.store.folder} holds a study with other settings; give this one another "
-                "name, or move that folder away"
+                f"{self.store.folder} holds a study with other settings:\n  "
+                + "\n  ".join(lines)
+                + "\ngive this one another name, move that folder away, or set them back; only "
+                "search.trials may grow, and search.storage change"
             )
+
+    def _is_over(self) -> bool:
+        """Whether the study is finished, and no further trials are asked for."""
+        study, state = self.store.read("study") or {}, self.store.read("state") or {}
+        asked_for = self.config.search.trials
+        return state.get("state") == "finished" and study["config"]["search"]["trials"] == asked_for
 
     def _check_settings(self) -> None:
         """Find out what is wrong before a trial is started."""
@@ -242,6 +260,7 @@ class Study:
         import ray
 
         logger.warning("the study stops: %s", reason)
+        self._is_stopping = True
         if self._searcher is not None:
             self._searcher.finish()
         if self._broker is not None:
@@ -267,13 +286,17 @@ class Study:
                     "target": task.target,
                     "network": task.network,
                     "sampler": config.search.sampler,
-                    "trials": config.search.trials,
                     "seed": config.search.seed,
                     "objective": config.objective.name,
                     "schedule": config.schedule.kind,
                     "workers": config.resources.workers,
                 },
-                tags={"gam_ray.role": "study", "gam_ray.task": f"{task.source} → {task.target}"},
+                tags={
+                    "gam_ray.role": "study",
+                    "gam_ray.task": f"{task.source} → {task.target}",
+                    # No parameter: MLflow lets none change, and a study may be given more trials.
+                    "gam_ray.trials": str(config.search.trials),
+                },
                 time_ms=_now_ms(),
             )
         )
@@ -415,22 +438,25 @@ class Study:
 
         from gam_ray.study.relay import Relay
         from gam_ray.study.schedule import build_scheduler
-        from gam_ray.study.search import build_search
+        from gam_ray.study.searching import start_search
 
         config, lanes = self.config, self._lanes
         assert lanes is not None
-        search = build_search(config.space, config.trial, config.search)
-        search.limit = lambda: max(1, lanes.wanted)
-        self._searcher = search
+        search = start_search(config, self.store)
+        search.searcher.limit = lambda: max(1, lanes.wanted)
+        self._searcher = search.searcher
+        if search.warm_start:
+            study = self.store.read("study") or {}
+            self.store.write("study", {**study, "warm_start": search.warm_start.to_mapping()})
         tuner = tune.Tuner(
             Relay,
             param_space={"broker": broker},
             tune_config=tune.TuneConfig(
                 metric="score",
                 mode="max",
-                search_alg=search,
-                scheduler=build_scheduler(config, broker),
-                num_samples=config.search.trials,
+                search_alg=search.searcher,
+                scheduler=build_scheduler(config, broker, search.ended, search.begun),
+                num_samples=search.trials,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -441,7 +467,11 @@ class Study:
                 failure_config=tune.FailureConfig(max_failures=RELAY_FAILURES),
             ),
         )
-        tuner.fit()
+        if search.trials:
+            tuner.fit()
+        self._wait_until_idle(broker)
+        if not self._is_stopping:  # what is paused stays open
+            search.settle()
 
     def _choose(self, state: str) -> None:
         """Choose by the final scores, and write down the choice and the study's state."""
@@ -456,9 +486,10 @@ class Study:
         queue.append(TagsSet(key, {"gam_ray.chosen": "yes"}))
         tags = {"gam_ray.chosen": choice["trial"]["name"], "mlflow.note.content": _note(choice)}
         queue.append(TagsSet(None, tags))
-        # Of the newest trial's time: said again by another life of the study, it is the same row.
+        # By what has ended: said again by another life of the study, it is the same row.
         ends = [end.time for _, _, end in results.trial_table(self.store)]
-        queue.append(MetricsReported(None, 0, _headline(choice), int(max(ends) * 1000)))
+        newest = int(max(ends) * 1000)
+        queue.append(MetricsReported(None, len(ends), _headline(choice), newest))
         picture = self.store.folder / "overview.png"
         draw_overview(results.overview(self.store), picture)
         shown = self.store.tracking / "study.json"  # without the password that an address may hold

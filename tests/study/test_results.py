@@ -270,7 +270,7 @@ def test_mlflow_gets_the_study_without_its_password(
     tracked = config.model_copy(update={"tracking": tracking})
     content = {"key": tracked.key(), "config": tracked.to_mapping(), "trials": 4}
     store.write("study", content)
-    Study(tracked)._choose()
+    Study(tracked)._choose("finished")
     events = [event for _, event in TrackingQueue(store.tracking).read()]
     files = [Path(event.path) for event in events if isinstance(event, ArtifactReady)]
     assert [file.name for file in files] == ["overview.png", "study.json", "result.json"]

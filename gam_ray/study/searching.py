@@ -1,0 +1,102 @@
+"""The search of a study, put together: what is known, what is left, and who proposes it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import TrialState
+
+from gam_ray.config import StudyConfig, search_problems
+from gam_ray.study.optuna_study import asked, enqueue, known_trials, open_study, reconcile
+from gam_ray.study.samplers import build_sampler
+from gam_ray.study.schedule import EndedTrial
+from gam_ray.study.search import StudySearcher
+from gam_ray.study.store import StudyStore
+from gam_ray.study.warm_start import WarmStart, warm_start
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Search:
+    """The search of a study in this life of it.
+
+    Attributes:
+        searcher: Who proposes trials.
+        trials: How many are left to run, those that are run again among them.
+        ended: The searched trials that earlier lives have ended.
+        begun: Key → step of the last report, of those that earlier lives have begun.
+        warm_start: What was used of an older study, if one is named.
+    """
+
+    searcher: StudySearcher
+    trials: int
+    ended: list[EndedTrial]
+    begun: dict[str, int]
+    warm_start: WarmStart | None
+    _config: StudyConfig
+    _store: StudyStore
+
+    @property
+    def study(self) -> optuna.Study:
+        """The Optuna study."""
+        return self.searcher.optuna_study
+
+    def settle(self) -> None:
+        """Tell Optuna of trials whose end Tune has not heard of; call it when all are over."""
+        known = known_trials(self._store, self._config)
+        for left in reconcile(self.study, self._config.space, self._config.trial, known):
+            self.study.tell(left.number, state=TrialState.FAIL)
+
+
+def start_search(config: StudyConfig, store: StudyStore) -> Search:
+    """Take up the search where the study's storage says it is.
+
+    The trials that were begun come first, each under its own key. Then, as long as they were not
+    tried: the settings of the trial section, those of ``search.enqueue``, the best ones of
+    ``search.warm_start``; then the sampler's. So the study ends with ``search.trials`` searched
+    trials, however often it was cut off.
+
+    Raises:
+        ValueError: If the search's settings do not go together, or its database or the older
+            study cannot be used.
+    """
+    space, base, search = config.space, config.trial, config.search
+    problems = search_problems(space, base, search)
+    if problems:
+        lines = (f"search.{'.'.join(map(str, place))}: {m}" for place, m in problems.items())
+        raise ValueError("\n".join(lines))
+    study = open_study(config)
+    known = known_trials(store, config)
+    again = reconcile(study, space, base, known)
+    study.sampler = build_sampler(search, known=asked(study))
+    learned = warm_start(study, config)
+    if learned:
+        _say(learned)
+    enqueue(study, space, base, [*search.enqueue, *(learned.settings if learned else ())])
+    ended = [each for each in known if each.state != TrialState.RUNNING]
+    return Search(
+        searcher=StudySearcher(study, space, base, store, again=again, seed=search.seed),
+        trials=max(0, search.trials - len(ended)),
+        ended=[EndedTrial(each.key, each.by_step) for each in ended],
+        begun={
+            each.key: max(each.by_step)
+            for each in known
+            if each.state == TrialState.RUNNING and each.by_step
+        },
+        warm_start=learned,
+        _config=config,
+        _store=store,
+    )
+
+
+def _say(learned: WarmStart) -> None:
+    logger.info(
+        "warm start from %s: %d trials with their scores, %d settings tried first%s",
+        learned.study,
+        learned.values,
+        len(learned.settings),
+        "".join(f"; {line}" for line in learned.left_out),
+    )

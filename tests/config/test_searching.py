@@ -1,0 +1,129 @@
+"""What does not go together in a search is told at once, each with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gam_ray.config import ConfigError, SearchConfig, load_study_config
+
+STUDY = """
+name: a-study
+trial:
+  task: {{source: mnist, target: usps}}
+space:
+  adaptation.weight: {{log: [0.1, 10]}}
+  adaptation.layers: {{subset: [conv1, fc3, fc4], min: 1}}
+  adaptation.adversary: {{choice: [gan, lsgan]}}
+  batch_size: {{int: [8, 64]}}
+  adaptation.moments.kind: {{choice: [initial, running]}}
+  adaptation.moments.momentum: {{float: [0, 0.5], when: {{adaptation.moments.kind: running}}}}
+search:
+{search}
+"""
+
+
+def problems(tmp_path: Path, search: str) -> dict[str, str]:
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.format(search=search))
+    try:
+        load_study_config(file)
+    except ConfigError as error:
+        return {problem.path: problem.message for problem in error.problems}
+    return {}
+
+
+def test_known_settings_that_fit_are_taken(tmp_path: Path) -> None:
+    search = """
+  enqueue:
+    - {adaptation.weight: 1, adaptation.layers: [fc4], batch_size: 8}
+    - {adaptation.moments.kind: running, adaptation.moments.momentum: 0.5}
+    - {}
+"""
+    assert problems(tmp_path, search) == {}
+
+
+def test_all_that_is_wrong_with_known_settings_is_told_at_once(tmp_path: Path) -> None:
+    search = """
+  enqueue:
+    - {adaptation.wieght: 1, batch_size: 8.5, adaptation.adversary: wgan}
+    - {adaptation.weight: 100, adaptation.layers: [fc3, fc3]}
+    - {adaptation.moments.momentum: 0.1}
+    - {adaptation.moments.momentum: 0.1, adaptation.moments.kind: initial}
+    - {adaptation.layers: fc3, adaptation.weight: true}
+"""
+    found = problems(tmp_path, search)
+    assert set(found) == {
+        "search.enqueue.0.adaptation.wieght",
+        "search.enqueue.0.batch_size",
+        "search.enqueue.0.adaptation.adversary",
+        "search.enqueue.1.adaptation.weight",
+        "search.enqueue.1.adaptation.layers",
+        "search.enqueue.2.adaptation.moments.momentum",
+        "search.enqueue.3.adaptation.moments.momentum",
+        "search.enqueue.4.adaptation.layers",
+        "search.enqueue.4.adaptation.weight",
+    }
+    assert "did you mean 'adaptation.weight'" in found["search.enqueue.0.adaptation.wieght"]
+    assert "an integer from 8 to 64, but got 8.5" in found["search.enqueue.0.batch_size"]
+    assert "from 0.1 to 10, but got 100" in found["search.enqueue.1.adaptation.weight"]
+    assert (
+        "only where adaptation.moments.kind is 'running'"
+        in (found["search.enqueue.2.adaptation.moments.momentum"])
+    )
+
+
+def test_problems_elsewhere_do_not_hide_those_of_known_settings(tmp_path: Path) -> None:
+    found = problems(tmp_path, "  enqueue: [{batch_size: 1}]\nobjective: {score: nonsense}")
+    assert set(found) == {"search.enqueue.0.batch_size", "objective.score.0"}
+
+
+def test_known_settings_are_fewer_than_trials(tmp_path: Path) -> None:
+    found = problems(tmp_path, "  trials: 2\n  enqueue: [{batch_size: 8}, {batch_size: 9}]")
+    assert list(found) == ["search"]
+    assert "fewer settings than trials" in found["search"]
+
+
+def test_cmaes_needs_two_numbers(tmp_path: Path) -> None:
+    assert problems(tmp_path, "  sampler: cmaes") == {}
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "name: a\ntrial: {task: {source: mnist, target: usps}}\nsearch: {sampler: cmaes}\n"
+        "space: {adaptation.weight: {log: [0.1, 1]}, adaptation.adversary: {choice: [gan, lsgan]}}"
+    )
+    with pytest.raises(ConfigError, match=r"cmaes needs at least 2 numbers.*got adaptation.weight"):
+        load_study_config(file)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "sqlite:////tmp/a.db",
+        "postgresql://host/name",
+        "postgresql://me@host/name",
+        "postgresql+psycopg2://me:${PASSWORD}@host:5432/name?sslmode=require",
+        "postgresql://host/name?user=me&password=${PASSWORD}",
+        "${GAM_RAY_OPTUNA}",
+    ],
+)
+def test_addresses_without_secrets_are_taken(address: str) -> None:
+    assert SearchConfig(storage=address).storage == address
+
+
+@pytest.mark.parametrize(
+    ("address", "rule"),
+    [
+        ("postgresql://me:hush@host/name", "password may not stand"),
+        ("postgresql://me:hu@sh@host/name", "password may not stand"),
+        ("postgresql://me:${A}hush@host/name", "password may not stand"),
+        ("postgresql://host/name?password=hush", "password may not stand"),
+        ("postgres://me:hush@host/name", "address of a database"),
+        ("hush.db", "address of a database"),
+        ("redis://hush", "address of a database"),
+    ],
+)
+def test_other_addresses_are_refused_and_not_shown(address: str, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule) as caught:
+        SearchConfig(storage=address)
+    assert "hush" not in str(caught.value)
