@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -225,3 +227,12 @@ class StudyStore:
         """Replace one of the study's own JSON files in one go."""
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_json(self.folder / f"{name}.json", content)
+
+    def request_stop(self) -> None:
+        """Ask the study's process, wherever it runs, to end in order."""
+        content = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+        replace_json(self.folder / "stop.json", content)
+
+    def stop_requested(self) -> bool:
+        """Whether the study has been asked to stop since it started."""
+        return (self.folder / "stop.json").exists()

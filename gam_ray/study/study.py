@@ -88,6 +88,18 @@ class Study:
         """
         return cls(load_study_config(file), data_root=data_root)
 
+    @classmethod
+    def from_folder(cls, folder: Path | str, *, data_root: Path | None = None) -> Self:
+        """Take up a study by what its folder holds.
+
+        Raises:
+            ValueError: If there is no study in the folder.
+        """
+        content = StudyStore(Path(folder)).read("study")
+        if content is None:
+            raise ValueError(f"no study in {folder}; give the folder of one")
+        return cls(StudyConfig.from_mapping(content["config"]), data_root=data_root)
+
     def run(
         self, *, address: str | None = None, listener: Listener | None = None
     ) -> dict[str, Any]:
