@@ -104,7 +104,7 @@ class ProgressDisplay:
     def __call__(self, news: dict[str, Any]) -> None:
         """Show a snapshot of the study."""
         if "plan" in news:
-            self._console.print(f"plan: {news['plan']}", highlight=False)
+            self._console.print(f"plan: {news['plan']}", highlight=False, soft_wrap=True)
             self._write(f"plan: {news['plan']}")
         if "trials" not in news:
             return

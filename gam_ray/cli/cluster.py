@@ -304,15 +304,13 @@ def _stop_by_folder(store: StudyStore, timeout: float) -> str:
 
 def _stop_job(jobs: Jobs, job: Job, timeout: float) -> Job:
     """Stop by the folder where it is seen from here, else, or if that was not heard, by Ray."""
+    from gam_ray.study import results
     from gam_ray.study.store import StudyStore
 
-    if not job.is_live:
-        return job
     store = StudyStore(Path(job.folder))
-    if (store.folder / "state.json").is_file():
-        state = _stop_by_folder(store, timeout)
-        if state != "running":
-            job = jobs.wait(job.job, timeout)
+    seen = (store.folder / "study.json").is_file() and results.state_of(store) == "running"
+    if job.is_live and seen and _stop_by_folder(store, timeout) != "running":
+        job = jobs.wait(job.job, timeout)
     return jobs.stop(job.job, timeout) if job.is_live else job
 
 

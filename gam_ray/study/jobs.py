@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shlex
 import tempfile
@@ -37,6 +38,11 @@ STOPPED_EXIT_CODE = 3
 REACH_TIMEOUT_S = 10.0
 POLL_S = 1.0
 RECONNECT_S = 2.0
+_CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -264,8 +270,8 @@ class Jobs:
             yield
         except AuthenticationError as error:
             raise StudyError(
-                f"{self.address} wants a token, and the one sent is none or another ({error}); "
-                "copy the cluster's ~/.ray/auth_token here, or set RAY_AUTH_TOKEN to it"
+                f"{self.address} wants a token, and got none or another; copy the cluster's "
+                "~/.ray/auth_token here, or set RAY_AUTH_TOKEN to it"
             ) from error
         except OSError as error:
             raise StudyError(
@@ -344,6 +350,9 @@ def _client(address: str) -> Any:
         urllib.request.urlopen(url, timeout=REACH_TIMEOUT_S).close()  # noqa: S310
     from ray.job_submission import JobSubmissionClient
 
+    # What is packed and sent, our commands tell themselves. Ray sets levels at its import.
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     return JobSubmissionClient(address)
 
 
