@@ -1,4 +1,4 @@
-"""A cluster's Jobs API in memory, as Ray's client shows it: ids are used once, stops take a while."""
+"""A cluster's Jobs API in memory, as Ray's client shows it: an id is used once."""
 
 from __future__ import annotations
 

@@ -236,9 +236,7 @@ def test_a_token_that_is_not_taken_is_told_without_showing_it(
 
 
 @pytest.mark.parametrize("where", ["variable", "path", "home"])
-def test_a_known_token_is_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_a_known_token_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
