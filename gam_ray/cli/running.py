@@ -128,7 +128,10 @@ def run_to_end(study: Study, address: str | None, *, as_json: bool) -> None:
     """
     from gam_ray.progress import ProgressDisplay, study_log
     from gam_ray.study.errors import StudyError
+    from gam_ray.study.jobs import use_token
 
+    if address:
+        use_token()
     planned = study.config.planned_trials
     try:
         with (

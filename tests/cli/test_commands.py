@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -179,6 +180,19 @@ def test_resume_runs_what_the_folder_holds_and_a_stop_ends_it_with_3(
     assert "gam-ray resume" in done.stderr
     assert gam_ray("resume", "digits", "--address", "auto").exit_code == 3
     assert ran[1] == ("digits", "auto")
+
+
+@pytest.mark.usefixtures("ran")
+def test_a_cluster_gets_the_token_that_is_known_here(
+    gam_ray: Run, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 32)
+    monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that it is put back
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    gam_ray("run", study)
+    assert "RAY_AUTH_MODE" not in os.environ
+    gam_ray("run", study, "--address", "auto")
+    assert os.environ["RAY_AUTH_MODE"] == "token"
 
 
 def test_resume_through_a_dashboard_submits_the_next_attempt(
