@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,8 +14,58 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from gam_ray.config.secrets import masked
+
 LINE_EVERY_S = 15.0
 OVER = ("finished", "pruned", "failed")
+
+
+class StudyLog(logging.FileHandler):
+    """The log of a study in its folder, opened once the study has begun: the folder is its own.
+
+    What cannot be written is left out: a log must not end a study.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, encoding="utf-8", delay=True)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._began = False
+
+    def begin(self) -> None:
+        """Write from now on."""
+        self._began = True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, if the study has begun and its folder takes it."""
+        if self._began:
+            with suppress(OSError):
+                super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as one line, without passwords."""
+        return masked(super().format(record))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Leave a record out that the disk does not take."""
+
+    def line(self, level: int, text: str) -> None:
+        """Write a line of the study's own."""
+        self.handle(logging.LogRecord("gam_ray", level, __file__, 0, text, None, None))
+
+
+@contextmanager
+def study_log(file: Path) -> Iterator[StudyLog]:
+    """Keep a study's log in `file` as long as the study runs here, its error included."""
+    log, logger = StudyLog(file), logging.getLogger("gam_ray")
+    logger.addHandler(log)
+    try:
+        yield log
+    except BaseException as error:
+        log.line(logging.ERROR, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        logger.removeHandler(log)
+        log.close()
 
 
 class ProgressDisplay:
@@ -20,10 +74,12 @@ class ProgressDisplay:
     Args:
         console: Where to; standard error, so that results alone are on standard output.
         planned: Trials in all, baselines included.
+        log: Told the same, a line now and then; its time begins with the study's plan.
     """
 
-    def __init__(self, console: Console, *, planned: int) -> None:
+    def __init__(self, console: Console, *, planned: int, log: StudyLog | None = None) -> None:
         self._console = console
+        self._log = log
         self._planned = planned
         self._started = time.monotonic()
         self._first_trial: float | None = None
@@ -48,15 +104,23 @@ class ProgressDisplay:
     def __call__(self, news: dict[str, Any]) -> None:
         """Show a snapshot of the study."""
         if "plan" in news:
-            self._console.print(f"plan: {news['plan']}", highlight=False)
+            self._console.print(f"plan: {news['plan']}", highlight=False, soft_wrap=True)
+            self._write(f"plan: {news['plan']}")
         if "trials" not in news:
             return
         line = self.line(news)
         if self._live:
             self._live.update(Text(line))
-        elif time.monotonic() - self._last_line >= LINE_EVERY_S:
+        if time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._write(line)
+            if not self._live:
+                self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _write(self, line: str) -> None:
+        if self._log:
+            self._log.begin()
+            self._log.line(logging.INFO, line)
 
     def line(self, news: dict[str, Any]) -> str:
         """One line for a snapshot: trials done, pruned, failed; best so far; time left."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from gam_ray.config.study import StudyConfig
 
-# What may differ when a study is taken up again: it says how far the study goes and where Optuna
-# keeps its copy, and nothing of any trial.
-MAY_CHANGE = ("search.trials", "search.storage", "budget")
+# What may differ when a study is taken up again: it says how far the study goes, where its folder
+# has been moved and where Optuna keeps its copy, and nothing of any trial.
+MAY_CHANGE = ("search.trials", "search.storage", "budget", "storage")
 
 _MISSING = object()
 

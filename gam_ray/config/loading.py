@@ -83,6 +83,10 @@ def _decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 
 _CoreLoader.add_constructor("tag:yaml.org,2002:int", _decimal)
+# Far above what a study needs; PyYAML takes seconds for more.
+MOST_BYTES = 256 * 1024
+# Of a file whose aliases are written out: a few lines of them can stand for billions.
+MOST_VALUES = 50_000
 # What the loader's constructors raise where an explicit tag does not go with its value.
 _CONSTRUCTOR_ERRORS = (ValueError, LookupError, AttributeError, TypeError)
 
@@ -144,7 +148,7 @@ def _expand_form(document: _Document, path: tuple[str, ...]) -> list[Problem]:
     if not isinstance(node, dict) or "form" not in node:
         return []
     form = node.pop("form")
-    if form not in FORMS:
+    if not isinstance(form, str) or form not in FORMS:
         message = unknown_name("form", str(form), tuple(FORMS))
         return [document.problem((*path, "form"), message)]
     for name, value in FORMS[form].items():
@@ -154,12 +158,15 @@ def _expand_form(document: _Document, path: tuple[str, ...]) -> list[Problem]:
 
 def _read(file: Path) -> _Document:
     try:
-        text = file.read_bytes().decode("utf-8")
+        text = _content(file)
         node = yaml.compose(text, Loader=_CoreLoader)
+        _check_size(file, node)
         data = yaml.load(text, Loader=_CoreLoader)  # noqa: S506 - a subclass of SafeLoader
         lines: dict[Path_, int] = {}
         problems: list[Problem] = []
         _walk(file, node, (), lines, problems)
+    except ConfigError:
+        raise
     except OSError as error:
         raise ConfigError([Problem(file, None, "", error.strerror or str(error))]) from error
     except RecursionError as error:
@@ -174,6 +181,45 @@ def _read(file: Path) -> _Document:
     if problems:
         raise ConfigError(problems)
     return _Document(file, data, lines)
+
+
+def _content(file: Path) -> str:
+    """The text of a file; a pipe or a device could have no end."""
+    size = file.stat().st_size
+    if not file.is_file():
+        raise ConfigError([Problem(file, None, "", "must be a file")])
+    if size > MOST_BYTES:
+        message = f"must have at most {MOST_BYTES:,} bytes, but has {size:,}"
+        raise ConfigError([Problem(file, None, "", message)])
+    return file.read_bytes().decode("utf-8")
+
+
+def _check_size(file: Path, node: yaml.Node | None) -> None:
+    if node is not None and _values_in(node, {}) > MOST_VALUES:
+        message = f"must have at most {MOST_VALUES:,} values with its aliases written out"
+        raise ConfigError([Problem(file, None, "", message)])
+
+
+def _values_in(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """Values of a node with its aliases written out, each node counted once.
+
+    Raises:
+        RecursionError: If an alias stands within what it names.
+    """
+    if id(node) in known:
+        count = known[id(node)]
+        if count is None:
+            raise RecursionError
+        return count
+    known[id(node)] = None
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif isinstance(node, yaml.MappingNode):
+        children = [each for pair in node.value for each in pair]
+    count = 1 + sum(_values_in(child, known) for child in children)
+    known[id(node)] = count
+    return count
 
 
 def _syntax_problem(file: Path, error: Exception) -> Problem:
@@ -238,11 +284,27 @@ def _space_document(document: _Document, problems: list[Problem]) -> _Document:
     space = document.data.get("space")
     if not isinstance(space, str):
         return document
+    fault = _path_fault(document.file.parent, space)
+    if fault:
+        problems.append(document.problem(("space",), fault))
+        return _Document(document.file, {}, {})
     try:
         return _read(document.file.parent / space)
     except ConfigError as error:
         problems += error.problems
         return _Document(document.file.parent / space, {}, {})
+
+
+def _path_fault(folder: Path, path: str) -> str | None:
+    """Why a space file is not read: a study file must not open whatever its reader may."""
+    rule = "must be a .yaml file beside the study file or in a folder next to the study file's"
+    try:
+        inside = (folder / path).resolve().is_relative_to(folder.resolve().parent)
+    except (OSError, ValueError, RuntimeError) as error:
+        return f"{rule}, but {path!r} is no path: {error}"
+    if Path(path).is_absolute() or not inside or Path(path).suffix not in {".yaml", ".yml"}:
+        return f"{rule}, by a relative path, but got {path!r}"
+    return None
 
 
 def _validate_space(

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from gam_ray.config.base import ConfigModel
+from gam_ray.config.secrets import has_secret
 from gam_ray.config.space import SearchSpace
 from gam_ray.config.trial import Count, DistillationConfig, Positive, TrialConfig
 
@@ -235,6 +236,17 @@ class TrackingConfig(ConfigModel):
     """MLflow's tracking address; by default a SQLite file in the study's folder."""
     experiment: str | None = None
     """MLflow experiment; by default the study's name."""
+
+    @field_validator("uri")
+    @classmethod
+    def _uri_holds_no_password(cls, uri: str | None) -> str | None:
+        if uri and has_secret(uri):
+            raise ValueError(
+                "must hold no password, since the study's settings are stored and logged; set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for a database PGUSER and "
+                "PGPASSWORD) in the environment"
+            )
+        return uri
 
 
 class StudyConfig(ConfigModel):

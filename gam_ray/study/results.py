@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from gam_ray.config import ObjectiveConfig
@@ -166,6 +167,33 @@ def status(store: StudyStore) -> dict[str, Any]:
         "elapsed_s": (ended or time.time()) - state.get("started", time.time()),
         "tracking": asdict(read_status(store.tracking)),
     }
+
+
+def state_of(store: StudyStore) -> str:
+    """The state alone, as `status` has it, without reading the trials."""
+    return _state(store.read("state") or {})
+
+
+def all_studies(storage: Path) -> list[dict[str, Any]]:
+    """`status` of every study in a folder of studies, by start.
+
+    One that cannot be read has the state ``unreadable``, its ``error``, and None for the rest.
+
+    Raises:
+        ValueError: If there is no such folder.
+    """
+    if not storage.is_dir():
+        raise ValueError(f"no folder {storage}; give that of the studies with --storage")
+    found = [_status_or_error(file.parent) for file in storage.glob("*/study.json")]
+    return sorted(found, key=lambda study: (study["started"] or 0, study["study"]))
+
+
+def _status_or_error(folder: Path) -> dict[str, Any]:
+    try:
+        return status(StudyStore(folder))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        nothing = dict.fromkeys(("trials", "best", "started", "elapsed_s"))
+        return {"study": folder.name, "state": "unreadable", "error": str(error), **nothing}
 
 
 def _best_so_far(store: StudyStore) -> dict[str, Any] | None:

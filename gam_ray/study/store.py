@@ -6,6 +6,7 @@
       study.json            the settings, and what identifies them
       state.json            running, finished, failed, interrupted, stopped; when; where
       stop.json             that it is to stop, and who asks for it
+      study.log             what the command line was told while it ran
       broker.json           what the broker holds beside trials and reports
       result.json           the choice, once made
       trials/KEY/trial.json      number, name, settings, whole configuration

@@ -111,12 +111,13 @@ class Study:
         return cls(load_study_config(file), data_root=data_root)
 
     @classmethod
-    def from_folder(cls, folder: Path, *, data_root: Path | None = None) -> Self:
+    def from_folder(cls, folder: Path | str, *, data_root: Path | None = None) -> Self:
         """The study that a folder holds, as it was when it ran last.
 
         Raises:
             ValueError: If there is none.
         """
+        folder = Path(folder).absolute()
         known = StudyStore(folder).read("study")
         if known is None:
             raise ValueError(f"no study in {folder}; give the folder that holds its study.json")
