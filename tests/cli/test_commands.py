@@ -18,7 +18,7 @@ from fake_jobs import FakeClient
 from typer.testing import CliRunner
 
 from gam_ray.cli import app, common
-from gam_ray.study.errors import StudyStoppedError
+from gam_ray.study.errors import StudyError, StudyStoppedError
 from gam_ray.study.store import StudyStore
 from gam_ray.study.study import Study
 

@@ -266,7 +266,7 @@ def test_mlflow_gets_the_study_without_its_password(
     monkeypatch.setattr(results, "overview", lambda _: None)
     monkeypatch.setattr("gam_ray.study.study.draw_overview", lambda _, file: file.touch())
     store, config = study
-    tracking = TrackingConfig(uri="http://me:very-secret@host:5000")
+    tracking = TrackingConfig.model_construct(uri="http://me:very-secret@host:5000")
     tracked = config.model_copy(update={"tracking": tracking})
     content = {"key": tracked.key(), "config": tracked.to_mapping(), "trials": 4}
     store.write("study", content)
