@@ -16,6 +16,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,9 @@ UNTRUSTED_SCORE = -1e6
 
 # A trial whose lane dies more often than this has failed; the next one gets the lane.
 MAX_ATTEMPTS = 3
+STORAGE_FAILED = (
+    "the study's storage cannot be written ({error}); see that it has room and is writable"
+)
 # Longest wait for the schedule's decision on a report; then the trial goes on.
 DECISION_TIMEOUT_S = 60.0
 RUN_STATUS: dict[str, Literal["FINISHED", "KILLED", "FAILED"]] = {
@@ -275,7 +279,8 @@ class Broker:
         They fail for now: nothing of it is stored, so that the study can be taken up again.
         """
         self._closed = self._closed or error or ""
-        self._remember()
+        with suppress(OSError):  # perhaps that is why
+            self._remember()
         if error is not None:
             for trial in self._trials.values():
                 if not trial.is_over:
@@ -324,6 +329,10 @@ class Broker:
     async def is_to_pause(self, lane: str, key: str) -> bool:
         """Whether a lane is to pause its trial: the study stops, or another lane has the trial."""
         return self._stopping or self._trials[key].lane != lane
+
+    async def storage_failed(self, error: str) -> None:
+        """A worker could not write; no trial is to blame, and none can go on."""
+        await self.close(STORAGE_FAILED.format(error=error))
 
     async def paused(self, lane: str, key: str) -> None:
         """A trial has left its checkpoint."""
@@ -374,7 +383,11 @@ class Broker:
         if trial.is_over or trial.lane != lane:
             return Verdict(go_on=False, keep=False)
         if step not in trial.steps_seen:
-            self._count(trial, step, metrics, predictions)
+            try:
+                self._count(trial, step, metrics, predictions)
+            except OSError as error:
+                await self.storage_failed(str(error))
+                return Verdict(go_on=False, keep=False)
             await self._notify()
         last = self._is_last(trial, step)
         if step in self._rungs and not last and trial.record.role == "search":
@@ -399,7 +412,10 @@ class Broker:
         pruned = not self._is_last(trial, step)
         seconds = time.time() - trial.started
         state: EndState = "pruned" if pruned else "finished"
-        self._end(trial, EndRecord(state, step, seconds, None, oracle, time.time()))
+        try:
+            self._end(trial, EndRecord(state, step, seconds, None, oracle, time.time()))
+        except OSError as error:
+            await self.storage_failed(str(error))
         await self._notify()
 
     async def fail(self, lane: str, key: str, error: str, *, final: bool) -> None:

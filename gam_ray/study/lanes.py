@@ -6,6 +6,7 @@ is gone, and another one for each that died.
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -34,6 +35,8 @@ LOOK_EVERY_S = 2.0
 BROKER_TIMEOUT_S = 60.0
 # So many lanes may die one after another without a report in between.
 MAX_DEATHS = 5
+# A disk that is full or cannot be written: no trial's fault.
+STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,6 @@ def _run_assignment(settings: LaneSettings, assignment: Any, device: Any, *, alo
     import ray
 
     from gam_ray.adaptation import rank
-    from gam_ray.domains import DataMissingError
     from gam_ray.training.reports import TrialPausedError
     from gam_ray.training.trial import Place, run_trial
 
@@ -165,18 +167,33 @@ def _run_assignment(settings: LaneSettings, assignment: Any, device: Any, *, alo
     except TrialPausedError:
         if rank() == 0:
             ray.get(broker.paused.remote(lane, key))
-    except (ValueError, DataMissingError, DivergedError) as error:
-        if rank() == 0:
-            ray.get(broker.fail.remote(lane, key, _cause(error), final=True))
-    except Exception as error:
-        # Perhaps this worker's alone, with the others waiting for it in a collective: let the
-        # group end and start anew.
-        ray.get(broker.fail.remote(lane, key, _cause(error), final=alone))
-        raise
+    except Exception as error:  # noqa: BLE001 - told, and raised again
+        _tell_error(settings, key, error, alone=alone)
     else:
         oracle = outcome.oracle.to_mapping() if outcome.oracle else None
         if rank() == 0:
             ray.get(broker.finish.remote(lane, key, step=outcome.step, oracle=oracle))
+
+
+def _tell_error(settings: LaneSettings, key: str, error: Exception, *, alone: bool) -> None:
+    """Tell the broker why a trial ended; raise the error unless all workers raise it alike."""
+    import ray
+
+    from gam_ray.adaptation import rank
+    from gam_ray.domains import DataMissingError
+
+    broker, lane = settings.broker, settings.name
+    if isinstance(error, ValueError | DataMissingError | DivergedError):
+        if rank() == 0:
+            ray.get(broker.fail.remote(lane, key, _cause(error), final=True))
+        return
+    if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+        ray.get(broker.storage_failed.remote(str(error)))
+    else:
+        # Perhaps this worker's alone, with the others waiting for it in a collective: let the
+        # group end and start anew.
+        ray.get(broker.fail.remote(lane, key, _cause(error), final=alone))
+    raise error
 
 
 def _cause(error: Exception) -> str:

@@ -34,7 +34,7 @@ from gam_ray.selection.evidence import Predictions
 from gam_ray.selection.oracle import OracleReading, read_oracle
 from gam_ray.selection.scores import all_scores
 from gam_ray.training.augmentation import Augmentation
-from gam_ray.training.checkpoints import save_checkpoint
+from gam_ray.training.checkpoints import save_checkpoint, save_next
 from gam_ray.training.data import IndexStream, TaskData, load_target_labels, to_float
 from gam_ray.training.evaluation import (
     float_batches,
@@ -123,7 +123,7 @@ class Run:
             metrics |= {f"score/{name}": value for name, value in all_scores(evidence).items()}
             metrics |= guard_figures(evidence, unadapted)
             network = self._network(step)
-            save_checkpoint(self.place.checkpoint, {**network, "health": health, **state})
+            save_next(self.place.checkpoint, {**network, "health": health, **state})
             verdict = self.reporter.report(
                 Report(
                     step=step,
@@ -144,7 +144,7 @@ class Run:
             TrialPausedError: Always.
         """
         if rank() == 0:
-            save_checkpoint(self.place.checkpoint, {**self._network(step), **state})
+            save_next(self.place.checkpoint, {**self._network(step), **state})
         raise TrialPausedError(f"paused after step {step}")
 
     def is_to_pause(self) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 
 def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
@@ -18,6 +21,36 @@ def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     draft.replace(file)
+
+
+def save_next(file: Path, state: dict[str, Any]) -> None:
+    """`save_checkpoint`, and the one before stays beside it, for `load_newest`."""
+    if file.exists():
+        before = _before(file)
+        before.unlink(missing_ok=True)
+        os.link(file, before)
+    save_checkpoint(file, state)
+
+
+def load_newest(file: Path, device: torch.device) -> dict[str, Any] | None:
+    """The newest of what `save_next` wrote that is whole; None if nothing was written.
+
+    Raises:
+        ValueError: If all are damaged, naming the newest.
+    """
+    if not file.exists() and not _before(file).exists():
+        return None
+    try:
+        return load_checkpoint(file, device)
+    except (ValueError, FileNotFoundError) as error:
+        if not _before(file).exists():
+            raise
+        logger.warning("%s; the one before is used", error)
+        return load_checkpoint(_before(file), device)
+
+
+def _before(file: Path) -> Path:
+    return file.with_name(f"{file.name}.before")
 
 
 def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from gam_ray.adaptation import (
-    broadcast_object,
     choose_layers,
     layer_moments,
     layers_to_match,
@@ -34,7 +33,7 @@ from gam_ray.networks import MatchableNetwork, build_network
 from gam_ray.selection.oracle import OracleReading
 from gam_ray.training.adapting import GeneralRun, Place, Run, batch_momentum, oracle_reading
 from gam_ray.training.augmentation import check_augmentation
-from gam_ray.training.checkpoints import load_checkpoint
+from gam_ray.training.checkpoints import load_checkpoint, load_newest
 from gam_ray.training.data import TaskData, load_task
 from gam_ray.training.evaluation import float_batches
 from gam_ray.training.fine_tuning import few_labelled, fine_tune
@@ -227,10 +226,12 @@ def _teach(run: Run, settings: StudentConfig) -> dict[str, float]:
 
 
 def _saved_state(place: Place) -> dict[str, Any] | None:
-    """The trial's checkpoint, if the first worker sees one."""
-    if not broadcast_object(place.checkpoint.exists()):
-        return None
-    return load_checkpoint(place.checkpoint, place.device)
+    """The trial's newest checkpoint that is whole, if there is one; the same for all workers.
+
+    Raises:
+        ValueError: If there is none but damaged ones.
+    """
+    return load_newest(place.checkpoint, place.device)
 
 
 def _matched(source: MatchableNetwork, data: TaskData, device: torch.device) -> dict[str, Tensor]:

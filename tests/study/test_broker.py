@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from study_records import METRICS, votes
 
 from gam_ray.config import StudyConfig, TrialConfig
 from gam_ray.study.broker import MAX_ATTEMPTS, UNTRUSTED_SCORE, Broker
-from gam_ray.study.store import StudyStore
+from gam_ray.study.store import StudyStore, TrialFiles
 from gam_ray.tracking import MetricsReported, TagsSet, TrackingQueue, TrialEnded, TrialStarted
 from gam_ray.training.reports import Verdict
 
@@ -250,6 +251,171 @@ def test_an_error_ends_every_trial_that_is_left_and_later_ones(make_config: Make
     assert {event.error for event in run(scenario())} == {"all lanes ended"}
     # Not for good: the next life of the study runs them.
     assert not list(config.folder.glob("trials/*/end.json"))
+
+
+def test_a_full_disk_ends_the_study_and_no_trial(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def scenario() -> str:
+        broker = Broker(config, (), "a life")
+        key = await broker.submit({WEIGHT: 1.0})
+        await broker.next_trial("lane-0", 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(TrialFiles, "append_report", full)
+            patch.setattr(StudyStore, "write", full)
+            answer = await report(broker, key, 10, 0)
+        assert not answer.go_on
+        await broker.finish("lane-0", key, step=10, oracle=None)
+        await broker.fail("lane-0", key, "an error that follows", final=True)
+        return await broker.error()
+
+    assert "storage cannot be written ([Errno 28] No space left" in run(scenario())
+    assert not list(config.folder.glob("trials/*/end.json"))
+
+
+class Lives:
+    """A broker that can be ended without a word, and started again in the same life."""
+
+    def __init__(self, config: StudyConfig, rungs: tuple[int, ...] = ()) -> None:
+        self._config, self._rungs = config, rungs
+        self.now = self.next()
+
+    def next(self, life: str = "one") -> Broker:
+        self.now = Broker(self._config, self._rungs, life)
+        return self.now
+
+
+def test_a_broker_that_died_goes_on_where_it_was(make_config: MakeConfig) -> None:
+    async def scenario() -> None:
+        lives = Lives(make_config(), (10, 20))
+        keys = [await lives.now.submit({WEIGHT: weight}) for weight in (1.0, 2.0, 3.0)]
+        await lives.now.lane_started("lane-0", ("node",), "group")
+        await lives.now.next_trial("lane-0", 1)
+        await lives.now.decide(keys[0], 10, go_on=True)
+        assert (await report(lives.now, keys[0], 10, 0)).go_on
+        await lives.now.decide(keys[0], 20, go_on=False)
+        broker = lives.next()
+        # The decision that nobody had heard of, the trial's lane, those that wait, in their order.
+        assert not (await report(broker, keys[0], 20, 0)).go_on
+        assert (await broker.next_event(keys[0], 1, 1)).step == 20
+        await broker.finish("lane-0", keys[0], step=20, oracle=None)
+        assert (await broker.next_trial("lane-0", 1)).key == keys[1]
+        assert (await broker.next_trial("lane-1", 1)).key == keys[2]
+        assert (await broker.lanes()).lanes["lane-0"].placement_group == "group"
+        await broker.stop()
+        assert await lives.next().next_trial("lane-2", 1) == "close"
+
+    run(scenario())
+
+
+def test_another_life_hands_out_nothing_that_it_was_not_asked_for(make_config: MakeConfig) -> None:
+    async def scenario() -> None:
+        lives = Lives(make_config())
+        key = await lives.now.submit({WEIGHT: 1.0})
+        await lives.now.next_trial("lane-0", 1)
+        broker = lives.next("two")
+        assert await broker.next_trial("lane-0", 0.01) is None
+        assert await broker.submit({WEIGHT: 1.0}) == key
+        assert (await broker.next_trial("lane-1", 1)).key == key
+
+    run(scenario())
+
+
+def test_a_lane_that_lost_its_trial_to_another_is_heard_no_more(make_config: MakeConfig) -> None:
+    async def scenario() -> None:
+        broker = Broker(make_config(), ())
+        key = await broker.submit({WEIGHT: 1.0})
+        await broker.next_trial("lane-0", 1)
+        await broker.lane_lost("lane-0")
+        assert (await broker.next_trial("lane-1", 1)).key == key
+        assert await broker.is_to_pause("lane-0", key)
+        assert await report(broker, key, 10, 0) == Verdict(go_on=False, keep=False)
+        await broker.finish("lane-0", key, step=10, oracle=None)
+        await broker.fail("lane-0", key, "too late", final=True)
+        assert not await broker.wait_until_idle(0.01)
+        assert (await report(broker, key, 10, 0, lane="lane-1")).go_on
+
+    run(scenario())
+
+
+def test_a_trial_whose_lane_lost_its_node_is_not_to_blame(make_config: MakeConfig) -> None:
+    async def scenario() -> None:
+        broker = Broker(make_config(), ())
+        keys = [await broker.submit({WEIGHT: weight}) for weight in (1.0, 2.0)]
+        for number in range(2 * MAX_ATTEMPTS):
+            assert (await broker.next_trial(f"lane-{number}", 1)).key == keys[0]
+            await broker.lane_lost(f"lane-{number}")
+
+    run(scenario())
+
+
+def test_a_study_that_stops_lets_trials_pause_and_no_other_start(make_config: MakeConfig) -> None:
+    config = make_config()
+
+    async def scenario() -> str:
+        broker = Broker(config, (10,))
+        running, waiting = [await broker.submit({WEIGHT: weight}) for weight in (1.0, 2.0)]
+        await broker.next_trial("lane-0", 1)
+        assert not await broker.is_to_pause("lane-0", running)
+        await broker.stop()
+        assert (await broker.next_event(waiting, 0, 1)).kind == "paused"
+        assert await broker.is_to_pause("lane-0", running)
+        assert not await broker.wait_until_idle(0.01)
+        # At a rung, nobody is left who would decide.
+        assert (await report(broker, running, 10, 0)).go_on
+        await broker.paused("lane-0", running)
+        assert (await broker.next_event(running, 1, 1)).kind == "paused"
+        assert await broker.wait_until_idle(1)
+        late = await broker.submit({WEIGHT: 3.0})
+        assert (await broker.next_event(late, 0, 1)).kind == "paused"
+        assert await broker.next_trial("lane-0", 1) == "close"
+        return running
+
+    key = run(scenario())
+    assert not list(config.folder.glob("trials/*/end.json"))
+    events = [event for _, event in TrackingQueue(config.folder / "tracking").read(0)]
+    assert [e.trial for e in events if isinstance(e, TrialEnded)] == [key]
+
+    async def next_life() -> None:
+        broker = Broker(config, ())
+        assert await broker.submit({WEIGHT: 1.0}) == key
+        assert (await broker.next_trial("lane-0", 1)).key == key
+
+    run(next_life())
+    events = [event for _, event in TrackingQueue(config.folder / "tracking").read(0)]
+    last = [e for e in events if isinstance(e, TrialEnded | TrialStarted) and e.trial == key][-1]
+    assert isinstance(last, TrialStarted)  # its run in MLflow runs again
+
+
+@pytest.mark.parametrize("untold", [1, 2, 3, 4, 5])
+def test_what_a_broker_had_no_time_to_tell_the_next_one_tells_once(
+    make_config: MakeConfig, untold: int
+) -> None:
+    """The queue loses its last lines, as if the broker had died before it wrote them."""
+    config = make_config()
+
+    async def life() -> None:
+        broker = Broker(config, ())
+        key = await broker.submit({WEIGHT: 1.0})
+        await broker.next_trial("lane-0", 1)
+        await report(broker, key, 10, 0)
+        await report(broker, key, 40, 0)
+        await broker.finish("lane-0", key, step=40, oracle={"test": 0.5})
+
+    run(life())
+    file = config.folder / "tracking" / "events.jsonl"
+    whole = file.read_text()
+    file.write_text("".join(line + "\n" for line in whole.splitlines()[:-untold]))
+    for _ in range(2):
+        Broker(config, ())
+        told = file.read_text().splitlines()
+        # What stands twice is the same to the last digit, so that MLflow keeps it once.
+        assert set(told) == set(whole.splitlines())
 
 
 def test_silent_lanes_end_the_study(make_config: MakeConfig) -> None:

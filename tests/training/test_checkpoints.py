@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from gam_ray.training.checkpoints import load_checkpoint, save_checkpoint
+from gam_ray.training.checkpoints import (
+    load_checkpoint,
+    load_newest,
+    save_checkpoint,
+    save_next,
+)
 
 CPU = torch.device("cpu")
 STATE = {
@@ -75,3 +80,23 @@ def test_a_file_with_code_in_it_is_refused_and_the_code_not_run(
 def test_a_file_that_is_not_there_is_no_damaged_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "nothing.pt", CPU)
+
+
+def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_used(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.pt"
+    assert load_newest(file, CPU) is None
+    for step in (1, 2, 3):
+        save_next(file, {"step": step})
+    assert load_newest(file, CPU) == {"step": 3}
+    file.write_bytes(file.read_bytes()[:50])
+    assert load_newest(file, CPU) == {"step": 2}
+    file.unlink()
+    assert load_newest(file, CPU) == {"step": 2}
+
+
+def test_where_all_checkpoints_are_damaged_the_newest_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.pt"
+    save_next(file, {"step": 1})
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged"):
+        load_newest(file, CPU)
