@@ -18,7 +18,7 @@ from typing import Any
 from gam_ray.config import StudyConfig
 from gam_ray.study.broker import LaneState
 from gam_ray.study.plan import Plan
-from gam_ray.training.reports import DivergedError, Report, Verdict
+from gam_ray.training.reports import DivergedError, Report, TrialPausedError, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,6 @@ def _run_assignment(settings: LaneSettings, assignment: Any, device: Any, *, alo
     import ray
 
     from gam_ray.adaptation import rank
-    from gam_ray.training.reports import TrialPausedError
     from gam_ray.training.trial import Place, run_trial
 
     broker, lane, key = settings.broker, settings.name, assignment.key

@@ -1,0 +1,522 @@
+"""What breaks while a study runs on a cluster of three nodes, and what it costs.
+
+    python benchmarks/faults.py --json benchmarks/results/faults.json
+    python benchmarks/faults.py --rows worker broker --json benchmarks/results/faults.json
+
+Three `ray start` with addresses of their own on this machine make the cluster, anew for each row.
+Each row runs the same study of 12 searched trials and two baselines (random search, one seed), does
+its harm, resumes where the study ended, and compares with an undisturbed run: trials that are not
+finished, trials or runs that are there twice, rows of metrics in MLflow that are missing or there
+twice, and figures of trials that are not equal to the last bit. Rows that are not named keep their
+figures in the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from tables import stamp
+
+from gam_ray.study import results
+from gam_ray.study.store import StudyStore
+
+TRIALS = 12
+STUDY: dict[str, Any] = {
+    "name": "faults",
+    "trial": {
+        "task": {"source": "rendered-digits", "target": "handwritten-digits"},
+        "pretraining": {"steps": 200, "batch_size": 32},
+        "steps": 240,
+        "report_every": 60,
+        "batch_size": 32,
+    },
+    "space": {
+        "adaptation.weight": {"log": [1, 100]},
+        "adaptation.layers": {"subset": ["fc3", "fc4"], "min": 1},
+        "adaptation.adversary": {"choice": ["gan", "lsgan"]},
+    },
+    # Proposals and scores that do not depend on who ends first, so that runs can be compared.
+    "search": {"trials": TRIALS, "sampler": "random", "seed": 5},
+    "objective": {"score": "class_ami", "finalists": 1, "seeds": 1},
+    "student": None,
+}
+ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+PATIENCE_S = 600.0
+# Figures that depend on which trials were there before, or on the clock.
+NOT_COMPARED = ("score/ensv", "score/confident_ensv", "score/mean_rank", "seconds")
+
+
+class Cluster:
+    """Three nodes of a core each on this machine, guarded by a token."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = _free_port()
+        self._nodes: dict[str, subprocess.Popen[bytes]] = {}
+        self.token = os.urandom(16).hex() + os.urandom(16).hex()
+        self.address = f"{ADDRESSES[0]}:{self._port}"
+
+    def start(self) -> None:
+        """Start what does not run, and wait until all nodes are there."""
+        for number, address in enumerate(ADDRESSES):
+            if address not in self._nodes:
+                self._nodes[address] = self._start(number, address)
+                time.sleep(8 if number == 0 else 1)
+        time.sleep(8)
+
+    def kill(self, address: str) -> None:
+        """End a node and all it runs, without a word."""
+        node = self._nodes.pop(address)
+        for pid in [node.pid, *self.processes(f"--node-ip-address={address}")]:
+            _kill(pid)
+        node.wait()
+
+    def close(self) -> None:
+        """End all of it."""
+        for pid in self.processes(""):
+            _kill(pid)
+
+    def processes(self, title: str) -> list[int]:
+        """Ids of this cluster's processes whose command line has a text in it, newest last."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            try:
+                if self.token.encode() in (folder / "environ").read_bytes() and (
+                    title.encode() in (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+                ):
+                    found.append((folder.stat().st_ctime, int(folder.name)))
+            except OSError:  # not a process, or gone
+                continue
+        return [pid for _, pid in sorted(found) if pid != os.getpid()]
+
+    def environment(self) -> dict[str, str]:
+        """For processes that belong to the cluster or talk to it."""
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        return ours | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def _start(self, number: int, address: str) -> subprocess.Popen[bytes]:
+        where = (
+            ["--head", f"--port={self._port}", "--include-dashboard=false"]
+            if number == 0
+            else [f"--address={self.address}"]
+        )
+        # Folders of their own: nodes that share one unpack over each other.
+        temporary = Path(tempfile.mkdtemp(prefix="r", dir=self._folder))
+        return subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block",
+             f"--node-ip-address={address}", "--num-cpus=1", "--object-store-memory=100000000",
+             f"--temp-dir={temporary}"],
+            env=self.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+class Running:
+    """A study's process on a cluster."""
+
+    def __init__(self, cluster: Cluster, folder: Path, **changes: Any) -> None:
+        self._cluster = cluster
+        self._folder = folder
+        self.store = StudyStore(folder / "studies" / STUDY["name"])
+        settings = {**STUDY, "storage": str(folder / "studies"), **changes}
+        self._file = folder / "study.yaml"
+        self._file.write_text(yaml.safe_dump(settings))
+        self.process = self.run()
+
+    def run(self) -> subprocess.Popen[bytes]:
+        """Start it, or take it up again."""
+        with (self._folder / "study.out").open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gam_ray.cli", "run", str(self._file), "--address",
+                 self._cluster.address],
+                env=self._cluster.environment(), stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
+        return self.process
+
+    def kill(self) -> None:
+        """End the study's process without a word."""
+        _kill(self.process.pid)
+        self.process.wait()
+
+    def wait(self, what: Callable[[], bool], limit_s: float = PATIENCE_S) -> float:
+        """Wait until something holds or the study ends; the seconds it took."""
+        began = time.monotonic()
+        while not what() and self.process.poll() is None:
+            if time.monotonic() - began > limit_s:
+                raise TimeoutError(f"not within {limit_s:g} s")
+            time.sleep(0.2)
+        return time.monotonic() - began
+
+    def reports(self) -> int:
+        """Reports on storage so far."""
+        return sum(len(files.reports()) for files in self.store.trials())
+
+    def until_in_the_middle(self, reports: int = 10) -> None:
+        """Wait until some trials are over and others run."""
+        self.wait(lambda: self.reports() >= reports)
+
+    def until_next_report(self) -> float:
+        """Seconds until a report more is there."""
+        before = self.reports()
+        return self.wait(lambda: self.reports() > before)
+
+    def end(self) -> int:
+        """Wait for its end; the exit code."""
+        self.wait(lambda: False)
+        return self.process.wait()
+
+
+Harm = Callable[[Cluster, Running], dict[str, Any]]
+
+
+def _kill_one(title: str) -> Harm:
+    def harm(cluster: Cluster, study: Running) -> dict[str, Any]:
+        study.until_in_the_middle()
+        pids = cluster.processes(title)
+        _kill(pids[-1])
+        return {"recovered_s": study.until_next_report()}
+
+    return harm
+
+
+def node(cluster: Cluster, study: Running) -> dict[str, Any]:
+    """The third node dies, and comes back 20 s later."""
+    study.until_in_the_middle()
+    cluster.kill(ADDRESSES[2])
+    recovered = study.until_next_report()
+    time.sleep(20)
+    cluster.start()
+    return {"recovered_s": recovered}
+
+
+def head(cluster: Cluster, study: Running) -> dict[str, Any]:
+    """All nodes and the study's process die; a new cluster, and `run` again."""
+    study.until_in_the_middle()
+    study.kill()
+    for address in ADDRESSES:
+        cluster.kill(address)
+    began = time.monotonic()
+    cluster.start()
+    study.run()
+    study.until_next_report()
+    return {"recovered_s": time.monotonic() - began}
+
+
+def random_kills(_: Cluster, study: Running, *, times: int = 20) -> dict[str, Any]:
+    """The study's process dies at random moments of its life, again and again."""
+    draw = random.Random(0)  # noqa: S311 - moments, no secrets
+    kills = 0
+    for _kill_number in range(times):
+        time.sleep(draw.uniform(15, 45))
+        if study.process.poll() is not None:
+            break
+        study.kill()
+        kills += 1
+        study.run()
+    return {"kills": kills}
+
+
+def stop(_: Cluster, study: Running) -> dict[str, Any]:
+    """Stopped in order while trials start, run and report, three times."""
+    seconds = []
+    for reports in (0, 4, 12):
+        study.until_in_the_middle(reports)
+        study.wait(lambda: study.store.read("state") is not None)
+        study.store.request_stop()
+        seconds.append(study.wait(lambda: False, 120))
+        state = (study.store.read("state") or {})["state"]
+        if (state, study.process.wait()) != ("stopped", 3):
+            raise RuntimeError(f"asked to stop, the study is {state}")
+        study.run()
+    return {"stopped_within_s": max(seconds)}
+
+
+def twice(_: Cluster, study: Running) -> dict[str, Any]:
+    """A second process takes up the study while the first runs it."""
+    study.until_in_the_middle(1)
+    first = study.process
+    second = study.run()
+    code = second.wait()
+    study.process = first
+    told = (study.store.folder.parents[1] / "study.out").read_text()
+    return {
+        "second_exit_code": code,
+        "told_who": f"as process {first.pid}" in told.replace("\n", " "),
+    }
+
+
+def full_disk(_: Cluster, study: Running) -> dict[str, Any]:
+    """The storage cannot be written for a while: the study ends with an error, and resumes."""
+    study.until_in_the_middle()
+    root = study.store.folder.parent
+    subprocess.run(["/bin/mount", "-o", "remount,ro", str(root)], check=True)
+    seconds = study.wait(lambda: False, 300)
+    code = study.process.wait()
+    subprocess.run(["/bin/mount", "-o", "remount,rw", str(root)], check=True)
+    study.run()
+    return {"ended_within_s": seconds, "exit_code": code}
+
+
+def mlflow_away(_: Cluster, study: Running) -> dict[str, Any]:
+    """MLflow is not there at the start, then for 60 s not again."""
+    study.until_in_the_middle(4)
+    server = _MLflow(study.store.folder.parents[1])
+    server.start()
+    study.until_in_the_middle(16)
+    server.kill()
+    time.sleep(60)
+    server.start()
+    code = study.end()
+    server.kill()
+    return {"exit_code": code}
+
+
+class _MLflow:
+    """A tracking server on a SQLite file, at a port of its own."""
+
+    port = 0
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        store = f"sqlite:///{self._folder / 'server.db'}"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store,
+             "--artifacts-destination", str(self._folder / "served"), "--workers", "1",
+             "--host", "127.0.0.1", "--port", str(self.port)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+def nothing(_cluster: Cluster, _study: Running) -> dict[str, Any]:
+    """The undisturbed run."""
+    return {}
+
+
+ROWS: dict[str, tuple[str, Harm]] = {
+    "none": ("nothing", nothing),
+    "worker": ("a worker killed -9 in the middle of a step", _kill_one("ray::RayTrainWorker")),
+    "relay": ("a relay killed -9", _kill_one("ray::Relay")),
+    "broker": ("the broker killed -9", _kill_one("ray::Broker")),
+    "controller": ("a lane's controller killed -9", _kill_one("ray::TrainController")),
+    "node": ("a node killed, back after 20 s", node),
+    "head": ("all nodes and the study's process killed -9, then resumed", head),
+    "stop": ("stopped in order three times, resumed each time", stop),
+    "twice": ("a second process runs the same study", twice),
+    "disk": ("storage read-only for a while", full_disk),
+    "mlflow": ("MLflow away at the start, and killed for 60 s", mlflow_away),
+    "kills": ("the study's process killed -9 at 20 random moments", random_kills),
+}
+
+
+def main(options: argparse.Namespace) -> None:
+    """Run the rows that are asked for, compare, write."""
+    file: Path = options.json
+    known = json.loads(file.read_text())["rows"] if file.exists() else {}
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for name in options.rows:
+        print(f"{name}: {ROWS[name][0]}", flush=True)
+        known[name] = row(name, options.folder)
+        print(f"  {known[name]}", flush=True)
+        ordered = {each: known[each] for each in ROWS if each in known}
+        file.write_text(json.dumps({**stamp(), "rows": ordered}, indent=1) + "\n")
+    print(markdown({each: known[each] for each in ROWS if each in known}))
+
+
+def row(name: str, folder: Path) -> dict[str, Any]:
+    """The figures of one row."""
+    title, harm = ROWS[name]
+    here = folder / name
+    shutil.rmtree(here, ignore_errors=True)
+    here.mkdir(parents=True)
+    changes: dict[str, Any] = {}
+    if name == "mlflow":
+        _MLflow.port = _free_port()
+        changes = {"tracking": {"uri": f"http://127.0.0.1:{_MLflow.port}"}}
+    with _cluster() as cluster, _mounted(here / "studies", wanted=name == "disk"):
+        began = time.monotonic()
+        study = Running(cluster, here, **changes)
+        told = harm(cluster, study)
+        code = study.end()
+        while code == 3:  # stopped once more than it was asked to be resumed
+            study.run()
+            code = study.end()
+        told |= {"seconds": time.monotonic() - began, "exit_code_at_the_end": code}
+        found = {"fault": title, **told, **compare(study.store, folder / "none", name)}
+        if name != "none":
+            shutil.rmtree(here / "studies", ignore_errors=True)
+    return found
+
+
+def compare(store: StudyStore, undisturbed: Path, name: str) -> dict[str, Any]:
+    """What is lost, doubled or different."""
+    wanted = StudyStore(undisturbed / "studies" / STUDY["name"])
+    expected = {files.folder.name: files for files in wanted.trials()}
+    found = {files.folder.name: files for files in store.trials()}
+    finished = {key for key, files in found.items() if (files.end() or _NO_END).state == "finished"}
+    different = [
+        key for key in finished & expected.keys() if _figures(found[key]) != _figures(expected[key])
+    ]
+    database = store.folder / "mlflow.db"
+    if name == "mlflow":
+        database = store.folder.parents[1] / "server.db"
+    return {
+        "state": results.status(store)["state"],
+        "trials_lost": len(expected.keys() - finished),
+        "trials_doubled": len(found.keys() - expected.keys()) + _doubled_runs(database),
+        **_rows(store, database),
+        "trials_different": len(different),
+        "optuna_disagrees": _optuna_disagrees(store),
+    }
+
+
+class _NO_END:  # noqa: N801 - stands for the end that a trial does not have
+    state = "none"
+
+
+def _figures(files: Any) -> list[dict[str, float]]:
+    return [
+        {name: value for name, value in report.metrics.items() if name not in NOT_COMPARED}
+        for report in files.reports()
+    ]
+
+
+def _doubled_runs(database: Path) -> int:
+    query = (
+        "select count(*) from (select t.value from tags t join runs r using (run_uuid) where "
+        "t.key = 'gam_ray.trial' and r.lifecycle_stage = 'active' group by t.value "
+        "having count(*) > 1)"
+    )
+    with sqlite3.connect(database) as connection:
+        return int(connection.execute(query).fetchone()[0])
+
+
+def _rows(store: StudyStore, database: Path) -> dict[str, int]:
+    """Rows of MLflow against the reports on storage: missing, and there more than once."""
+    with sqlite3.connect(database) as connection:
+        runs = dict(
+            connection.execute(
+                "select t.value, t.run_uuid from tags t join runs r using (run_uuid) where "
+                "t.key = 'gam_ray.trial' and r.lifecycle_stage = 'active'"
+            ).fetchall()
+        )
+        rows = connection.execute("select run_uuid, key, step, count(*) from metrics "
+                                  "group by run_uuid, key, step").fetchall()  # fmt: skip
+    there = {(run, key, step): count for run, key, step, count in rows}
+    lost = 0
+    for files in store.trials():
+        run = runs.get(files.folder.name)
+        for report in files.reports():
+            lost += sum((run, key, report.step) not in there for key in report.metrics)
+    return {"rows_lost": lost, "rows_doubled": sum(count > 1 for count in there.values())}
+
+
+def _optuna_disagrees(store: StudyStore) -> int:
+    """Searched trials that do not stand in Optuna once, complete; and others that do."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.load_study(
+        study_name=STUDY["name"], storage=f"sqlite:///{store.folder / 'optuna.db'}"
+    )
+    complete = [
+        trial.user_attrs.get("gam_ray.key")
+        for trial in study.trials
+        if trial.state == optuna.trial.TrialState.COMPLETE
+    ]
+    searched = [f.folder.name for f in store.trials() if f.record().role == "search"]
+    return len(set(complete) ^ set(searched)) + len(complete) - len(set(complete))
+
+
+def markdown(rows: dict[str, dict[str, Any]]) -> str:
+    """The table of docs/reliability.md."""
+    lines = [
+        "| fault | trials lost / doubled / different | rows lost / doubled | Optuna disagrees | |",
+        "|---|---|---|---|---|",
+    ]
+    for found in rows.values():
+        shown = {k: v for k, v in found.items() if k.endswith("_s") or k in ("kills", "exit_code")}
+        told = ", ".join(f"{k} {v:.0f}" for k, v in shown.items())
+        lines.append(
+            f"| {found['fault']} | {found['trials_lost']} / {found['trials_doubled']} / "
+            f"{found['trials_different']} | {found['rows_lost']} / {found['rows_doubled']} | "
+            f"{found['optuna_disagrees']} | {told} |"
+        )
+    return "\n".join(lines)
+
+
+@contextmanager
+def _cluster() -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="f"))  # short: names of sockets have 107 letters
+    cluster = Cluster(folder)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _mounted(folder: Path, *, wanted: bool) -> Iterator[None]:
+    """A small file system of its own, which root can make read-only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if wanted:
+        size = "size=500m"
+        subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        if wanted:
+            subprocess.run(["/bin/umount", "-l", str(folder)], check=False)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    arguments.add_argument("--json", type=Path, default=Path("benchmarks/results/faults.json"))
+    arguments.add_argument("--folder", type=Path, default=Path("benchmarks/runs/faults").absolute())
+    main(arguments.parse_args())
