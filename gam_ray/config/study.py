@@ -206,6 +206,9 @@ class ResourcesConfig(ConfigModel):
     """GPUs of a worker; a fraction lets trials share one. 0 trains on the CPU."""
     max_lanes: Count | None = None
     """At most this many trials at a time; by default as many as fit."""
+    autoscaling_wait_s: Annotated[float, Field(ge=0)] = 0.0
+    """For a cluster that grows on demand: it is asked for all lanes (`max_lanes`, or one a trial),
+    and the study waits so many seconds for the first; more join it as their nodes come."""
     report_timeout_s: Positive = 1800.0
     """A trial that reports nothing for so long has failed."""
 

@@ -56,6 +56,7 @@ TRACKING_TIMEOUT_S = 60.0
 PAUSE_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 8.0
 BROKER_RESTARTS = 100
+AUTOSCALING_POLL_S = 10.0
 RELAY_FAILURES = 10
 # Until then the lanes start, for which a small machine needs all its cores.
 TRACKING_DELAY_S = 30.0
@@ -161,7 +162,7 @@ class Study:
             return results.best(self.store)
 
     def _run(self, listener: Listener | None) -> None:
-        plan = self._plan()
+        plan = self._wait_for_place()
         _tell(listener, {"plan": str(plan)})
         with self._recorded() as watch, self._tracked():
             try:
@@ -320,6 +321,31 @@ class Study:
                     end.waiting,
                     end.last_error,
                 )
+
+    def _wait_for_place(self) -> Plan:
+        """The plan; an autoscaling cluster is asked for all lanes, and waited for until one fits.
+
+        Raises:
+            ValueError: If not even one lane fits in time.
+        """
+        import ray
+        from ray.autoscaler.sdk import request_resources
+
+        resources = self.config.resources
+        deadline = time.monotonic() + resources.autoscaling_wait_s
+        if resources.autoscaling_wait_s:
+            lanes = min(resources.max_lanes or sys.maxsize, self.config.search.trials)
+            need = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+            bundle = {name: amount for name, amount in need.items() if amount}
+            request_resources(bundles=[bundle] * (lanes * resources.workers))
+        while True:
+            try:
+                return self._plan()
+            except ValueError:
+                if time.monotonic() >= deadline:
+                    raise
+            logger.warning("the cluster has %s so far; waiting for nodes", ray.cluster_resources())
+            time.sleep(AUTOSCALING_POLL_S)
 
     def _plan(self) -> Plan:
         import ray

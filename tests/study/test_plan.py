@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from gam_ray.config import ResourcesConfig, StudyConfig
 from gam_ray.study.plan import plan_lanes
 from gam_ray.study.schedule import rungs
+from gam_ray.study.study import Study
 
 
 @pytest.mark.parametrize(
@@ -41,3 +45,32 @@ def test_rungs_grow_by_the_reduction_factor(make_config) -> None:  # noqa: ANN00
     )
     assert rungs(config) == (10, 20)
     assert rungs(make_config()) == ()
+
+
+def test_a_cluster_that_grows_is_asked_for_all_lanes_and_waited_for(
+    make_config: Callable[..., StudyConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    sizes = iter([{}, {"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 4.0}])
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", asked.extend)
+    now: dict[str, float] = {}
+
+    def cluster_resources() -> dict[str, float]:
+        return now
+
+    def grow(_: float) -> None:
+        now.update(next(sizes))
+
+    monkeypatch.setattr("ray.cluster_resources", cluster_resources)
+    monkeypatch.setattr("gam_ray.study.study.time.sleep", grow)
+    resources = {"workers": 2, "cpus_per_worker": 2, "max_lanes": 3, "autoscaling_wait_s": 60}
+    assert Study(make_config(resources=resources))._wait_for_place().lanes == 1
+    assert asked == [{"CPU": 2.0}] * 6
+
+
+def test_without_waiting_what_does_not_fit_is_refused_at_once(
+    make_config: Callable[..., StudyConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 1.0})
+    with pytest.raises(ValueError, match="one trial needs 2 CPUs"):
+        Study(make_config(resources={"cpus_per_worker": 2}))._wait_for_place()
