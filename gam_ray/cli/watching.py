@@ -107,6 +107,19 @@ def status_lines(state: dict[str, Any]) -> list[str]:
     if state["best"]:
         score = state["best"]["score"]
         lines.append(f"best so far: {state['best']['trial']}, {score['name']} {score['value']:.3f}")
+    return lines + _tracking_lines(state["tracking"])
+
+
+def _tracking_lines(tracking: dict[str, Any]) -> list[str]:
+    """What MLflow does not have, if there is something to say."""
+    lines = []
+    if tracking["waiting"] and tracking["failing"]:
+        lines.append(f"MLflow: {tracking['waiting']} records wait ({tracking['last_error']})")
+    if tracking["rejected"]:
+        lines.append(
+            f"MLflow: {tracking['rejected']} records were refused, the last one because "
+            f"{tracking['last_rejection']}"
+        )
     return lines
 
 

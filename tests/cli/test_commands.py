@@ -18,6 +18,7 @@ from fake_jobs import FakeClient
 from typer.testing import CliRunner
 
 from gam_ray.cli import app, common
+from gam_ray.cli.watching import status_lines
 from gam_ray.study.errors import StudyError, StudyStoppedError
 from gam_ray.study.store import StudyStore
 from gam_ray.study.study import Study
@@ -409,3 +410,18 @@ def test_the_command_line_starts_without_what_takes_seconds() -> None:
     code = f"import sys, gam_ray.cli; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_status_says_what_mlflow_does_not_have() -> None:
+    tracking = {"waiting": 12, "failing": True, "last_error": "403: see --allowed-hosts"}
+    state = {
+        "study": "digits", "state": "running", "elapsed_s": 60.0, "trials": {"running": 1},
+        "error": None, "best": None,
+        "tracking": {**tracking, "rejected": 1, "last_rejection": "a key is too long"},
+    }  # fmt: skip
+    assert status_lines(state)[1:] == [
+        "MLflow: 12 records wait (403: see --allowed-hosts)",
+        "MLflow: 1 records were refused, the last one because a key is too long",
+    ]
+    quiet = {**state, "tracking": {**tracking, "failing": False, "rejected": 0}}
+    assert len(status_lines(quiet)) == 1
