@@ -179,10 +179,17 @@ class Running:
         """Wait until some trials are over and others run."""
         self.wait(lambda: self.reports() >= reports)
 
-    def until_next_report(self) -> float:
-        """Seconds until a report more is there."""
-        before = self.reports()
-        return self.wait(lambda: self.reports() > before)
+    def until_all_go_on(self, at: float | None = None) -> float:
+        """Seconds until every trial that was under way has reported again, or is over."""
+        began = at or time.monotonic()
+        before = {f.folder: len(f.reports()) for f in self.store.trials() if f.state() == "running"}
+
+        def go_on() -> bool:
+            now = {f.folder: f for f in self.store.trials()}
+            return all(now[k].end() or len(now[k].reports()) > n for k, n in before.items())
+
+        self.wait(go_on)
+        return time.monotonic() - began
 
     def end(self) -> int:
         """Wait for its end; the exit code."""
@@ -198,7 +205,7 @@ def _kill_one(title: str) -> Harm:
         study.until_in_the_middle()
         pids = cluster.processes(title)
         _kill(pids[-1])
-        return {"recovered_s": study.until_next_report()}
+        return {"recovered_s": study.until_all_go_on()}
 
     return harm
 
@@ -207,7 +214,7 @@ def node(cluster: Cluster, study: Running) -> dict[str, Any]:
     """The third node dies, and comes back 20 s later."""
     study.until_in_the_middle()
     cluster.kill(ADDRESSES[2])
-    recovered = study.until_next_report()
+    recovered = study.until_all_go_on()
     time.sleep(20)
     cluster.start()
     return {"recovered_s": recovered}
@@ -222,8 +229,7 @@ def head(cluster: Cluster, study: Running) -> dict[str, Any]:
     began = time.monotonic()
     cluster.start()
     study.run()
-    study.until_next_report()
-    return {"recovered_s": time.monotonic() - began}
+    return {"recovered_s": study.until_all_go_on(began)}
 
 
 def random_kills(_: Cluster, study: Running, *, times: int = 20) -> dict[str, Any]:
