@@ -16,7 +16,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -101,12 +100,10 @@ class LaneState:
 
     Attributes:
         nodes: Ids of the nodes that they are on.
-        placement_group: Id of what they have reserved, None if nothing.
         silent_s: Seconds since its last sign of life.
     """
 
     nodes: tuple[str, ...]
-    placement_group: str | None
     silent_s: float
 
 
@@ -116,11 +113,13 @@ class LanesState:
 
     Attributes:
         lanes: By name, those whose workers have started.
+        reserved: Ids of placement groups by the name of the lane that they were made for.
         reports: Reports taken so far, from all of them.
         closed: Whether lanes are to end.
     """
 
     lanes: dict[str, LaneState]
+    reserved: dict[str, list[str]]
     reports: int
     closed: bool
 
@@ -130,6 +129,7 @@ class _Trial:
     """A trial in the broker's hands.
 
     `distrust` is of the report that is kept; `idle_reports` came after it, and were no better.
+    `is_of_earlier_life`: it was found on the storage, and no lane of this life had it yet.
     """
 
     record: TrialRecord
@@ -146,6 +146,7 @@ class _Trial:
     distrust: tuple[str, ...] = ()
     kept: ReportRecord | None = None
     idle_reports: int = 0
+    is_of_earlier_life: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -180,7 +181,9 @@ class Broker:
         self._closed: str | None = None
         self._stopping = False
         self._lane_seen: dict[str, float] = {}
-        self._lanes: dict[str, tuple[tuple[str, ...], str | None]] = {}
+        self._lanes: dict[str, tuple[str, ...]] = {}
+        self._reserved: dict[str, list[str]] = {}
+        self._lost: set[str] = set()
         self._progress: tuple[str, int, int] | None = None
         self._life = life
         for files in self._store.trials():
@@ -279,8 +282,7 @@ class Broker:
         They fail for now: nothing of it is stored, so that the study can be taken up again.
         """
         self._closed = self._closed or error or ""
-        with suppress(OSError):  # perhaps that is why
-            self._remember()
+        self._remember()
         if error is not None:
             for trial in self._trials.values():
                 if not trial.is_over:
@@ -295,36 +297,50 @@ class Broker:
         """What is known of the lanes."""
         now = time.monotonic()
         lanes = {
-            name: LaneState(*state, silent_s=now - self._lane_seen[name])
-            for name, state in self._lanes.items()
+            name: LaneState(nodes, now - self._lane_seen[name])
+            for name, nodes in self._lanes.items()
         }
         reports = sum(len(trial.steps_seen) for trial in self._trials.values())
-        return LanesState(lanes, reports, closed=self._closed is not None or self._stopping)
+        closed = self._closed is not None or self._stopping
+        return LanesState(lanes, self._reserved, reports, closed=closed)
 
-    async def lane_lost(self, lane: str) -> None:
-        """A lane is gone for good: its trial is the next one's, and it is not to blame for it."""
+    async def lane_lost(self, lane: str, *, blame: bool = True) -> None:
+        """A lane is gone for good: its trial is the next one's.
+
+        Args:
+            lane: Which; what is left of it gets no trial any more.
+            blame: Whether its trial may have ended it.
+        """
+        self._lost.add(lane)
         self._lanes.pop(lane, None)
+        self._reserved.pop(lane, None)
         self._lane_seen.pop(lane, None)
         for trial in self._trials.values():
             if trial.lane == lane and not trial.is_over:
                 trial.lane, trial.state = None, "planned"
-                trial.attempts -= 1
+                trial.attempts -= not blame
                 if self._stopping:
                     self._pause(trial)
-                else:
+                elif trial.attempts < MAX_ATTEMPTS:
                     self._waiting.insert(0, trial.record.key)
+                else:
+                    self._fail_by_its_lanes(trial)
         self._remember()
         await self._notify()
 
     # What lanes call
 
-    async def lane_started(
-        self, lane: str, nodes: tuple[str, ...], placement_group: str | None
-    ) -> None:
-        """The workers of a lane are there, for the first time or again."""
-        self._lanes[lane] = nodes, placement_group
-        self._lane_seen[lane] = time.monotonic()
+    async def lane_reserved(self, lane: str, placement_group: str) -> None:
+        """A placement group was made for a lane."""
+        self._reserved.setdefault(lane, []).append(placement_group)
         self._remember()
+
+    async def lane_started(self, lane: str, nodes: tuple[str, ...]) -> None:
+        """The workers of a lane are there, for the first time or again."""
+        if lane not in self._lost:
+            self._lanes[lane] = nodes
+            self._lane_seen[lane] = time.monotonic()
+            self._remember()
 
     async def is_to_pause(self, lane: str, key: str) -> bool:
         """Whether a lane is to pause its trial: the study stops, or another lane has the trial."""
@@ -340,7 +356,6 @@ class Broker:
         if trial.lane == lane and not trial.is_over:
             trial.lane, trial.state = None, "planned"
             self._pause(trial)
-            self._queue.append(TrialEnded(key, "KILLED", _now_ms()))
             self._remember()
         await self._notify()
 
@@ -350,20 +365,21 @@ class Broker:
         A lane that asks while it holds a trial has lost its workers: it gets the trial again,
         which goes on from its own checkpoint, `MAX_ATTEMPTS` times in all.
         """
-        self._lane_seen[lane] = time.monotonic()
-        if self._stopping:
+        if self._stopping or lane in self._lost:
             return "close"
+        self._lane_seen[lane] = time.monotonic()
         for trial in self._trials.values():
             if trial.lane == lane and not trial.is_over:
                 if trial.attempts < MAX_ATTEMPTS:
-                    return self._assign(trial, lane)
-                cause = trial.cause or "its workers died"
-                self._fail(trial, f"the trial ended its lane {trial.attempts} times: {cause}")
+                    return await self._assign_or_close(trial, lane)
+                self._fail_by_its_lanes(trial)
                 await self._notify()
         await self._wait_for(self._has_news_for_lanes, wait_s)
+        if lane in self._lost:
+            return "close"
         self._lane_seen[lane] = time.monotonic()
         if self._waiting:
-            return self._assign(self._trials[self._waiting.pop(0)], lane)
+            return await self._assign_or_close(self._trials[self._waiting.pop(0)], lane)
         return "close" if self._closed is not None or self._stopping else None
 
     async def report(
@@ -398,6 +414,8 @@ class Broker:
 
     async def progress(self, lane: str, stage: str, done: int, total: int) -> None:
         """A lane's sign of life."""
+        if lane in self._lost:
+            return
         self._lane_seen[lane] = time.monotonic()
         self._progress = (stage, done, total)
 
@@ -440,11 +458,12 @@ class Broker:
         """Take up a trial that an earlier life of this study left on the storage."""
         record, end = files.record(), files.end()
         trial = _Trial(record, files, state=end.state if end else "planned")
+        trial.is_of_earlier_life = True
         for report in files.reports():
             self._take(trial, report)
-            trial.events.append(
-                self._report_event(trial, report.step, report.metrics[self._metric])
-            )
+            assert trial.kept is not None
+            heard = trial.kept.metrics[self._metric]
+            trial.events.append(self._report_event(trial, report.step, heard))
         predictions = files.predictions()
         if trial.kept is not None and predictions is not None:
             self._standings.put(
@@ -461,8 +480,9 @@ class Broker:
             return
         self._closed, self._stopping = known["closed"], known["stopping"]
         self._waiting = [key for key in known["waiting"] if not self._trials[key].is_over]
-        for lane, (nodes, placement_group) in known["lanes"].items():
-            self._lanes[lane] = tuple(nodes), placement_group
+        self._lost, self._reserved = set(known["lost"]), known["reserved"]
+        for lane, nodes in known["lanes"].items():
+            self._lanes[lane] = tuple(nodes)
             self._lane_seen[lane] = time.monotonic()
         for key, held in known["held"].items():
             trial = self._trials[key]
@@ -471,6 +491,12 @@ class Broker:
             if not trial.is_over:
                 trial.lane, trial.attempts = held["lane"], held["attempts"]
                 trial.started, trial.state = held["started"], "running"
+                trial.is_of_earlier_life = False
+        for trial in self._trials.values():
+            if self._closed and not trial.is_over:
+                self._give_up(trial, self._closed)
+            elif self._stopping and not trial.is_over and trial.lane is None:
+                self._pause(trial)
 
     def _remember(self) -> None:
         """Keep what `_recall` needs."""
@@ -493,8 +519,13 @@ class Broker:
             "waiting": self._waiting,
             "held": held,
             "lanes": self._lanes,
+            "reserved": self._reserved,
+            "lost": sorted(self._lost),
         }
-        self._store.write("broker", content)
+        try:
+            self._store.write("broker", content)
+        except OSError as error:  # worth less than to go on, and trials meet it as well
+            logger.warning("the broker's journal cannot be written: %s", error)
 
     def _tell_what_was_not_told(self) -> None:
         """Queue for tracking what is on storage and was not queued before an earlier broker died.
@@ -528,19 +559,32 @@ class Broker:
         if trial.record.key in self._waiting:
             self._waiting.remove(trial.record.key)
         trial.events.append(Event("paused", _last_step(trial), float("nan")))
+        self._queue.append(TrialEnded(trial.record.key, "KILLED", _now_ms()))
+
+    def _fail_by_its_lanes(self, trial: _Trial) -> None:
+        cause = trial.cause or "its workers died"
+        self._fail(trial, f"the trial ended its lane {trial.attempts} times: {cause}")
 
     def _fail(self, trial: _Trial, error: str) -> None:
         seconds = time.time() - trial.started
         self._end(trial, EndRecord("failed", _last_step(trial), seconds, error, time=time.time()))
 
+    async def _assign_or_close(self, trial: _Trial, lane: str) -> Assignment | Literal["close"]:
+        try:
+            return self._assign(trial, lane)
+        except OSError as error:
+            await self.storage_failed(str(error))
+            return "close"
+
     def _assign(self, trial: _Trial, lane: str) -> Assignment:
-        if trial.attempts == 0 and trial.files.state() == "running":  # in an earlier life
+        if trial.is_of_earlier_life:  # its run has ended since
             self._queue.append(_started(trial.record, self._config))
+            trial.is_of_earlier_life = False
+        trial.files.mark_started()
         trial.lane = lane
         trial.attempts += 1
         trial.state = "running"
         trial.started = trial.started or time.time()
-        trial.files.mark_started()
         self._remember()
         return Assignment(trial.record.key, trial.record.config, trial.files.folder)
 
@@ -559,6 +603,7 @@ class Broker:
         metrics = {**metrics, **{f"score/{name}": value for name, value in crowd.items()}}
         if self._metric == f"score/{MEAN_RANK}":
             metrics[self._metric] = self._standings.value(key)
+        trial.attempts = 1  # it got on: what ends its lane from now on is counted anew
         report = ReportRecord(step=step, metrics=metrics, time=time.time(), kept=keep)
         trial.files.append_report(report, predictions)
         self._take(trial, report)
@@ -694,8 +739,8 @@ def _told(queue: TrackingQueue) -> tuple[set[tuple[str | None, int]], set[str]]:
     ended: set[str] = set()
     for _, event in queue.read():
         match event:
-            case MetricsReported():
-                reports.add((event.trial, event.step))
+            case MetricsReported() if any(name.startswith("score/") for name in event.values):
+                reports.add((event.trial, event.step))  # not the seconds of its end
             case TrialStarted():
                 ended.discard(event.trial)
             case TrialEnded():

@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -102,7 +102,7 @@ def check_machine(config: StudyConfig | None, data_root: Path | None) -> list[Ch
         available = _memory_here()
         cluster = {"CPU": float(os.cpu_count() or 1), "GPU": float(here.gpus), "memory": available}
         checks += [
-            *judge_plan(config, cluster),
+            *judge_plan(config, [cluster]),
             check_storage_here(config.folder.parent),
             check_mlflow(config.tracking.uri),
             judge_data({here.node: data_problem(config, data_root)}),
@@ -373,19 +373,20 @@ def judge_auth(nodes: list[Facts], *, own: bool) -> Check:
     return Check("auth", "warning", f"RAY_AUTH_MODE is {', '.join(modes)}", remedy)
 
 
-def judge_plan(config: StudyConfig, cluster: Mapping[str, float]) -> list[Check]:
+def judge_plan(config: StudyConfig, nodes: Sequence[Mapping[str, float]]) -> list[Check]:
     """How many trials run at a time, and whether the memory goes with that.
 
     Args:
         config: The study.
-        cluster: Ray's resources in all; ``memory`` in bytes.
+        nodes: Ray's resources of each node; ``memory`` in bytes.
     """
     try:
-        plan = plan_lanes(config.resources, cluster, config.search.trials)
+        plan = plan_lanes(config.resources, nodes, config.search.trials)
     except ValueError as error:
         remedy = "lower resources in the study file, or use a larger cluster"
         return [Check("plan", "failed", str(error), remedy)]
-    return [Check("plan", "ok", str(plan)), _judge_memory(plan, cluster.get("memory", 0.0))]
+    memory = sum(node.get("memory", 0.0) for node in nodes)
+    return [Check("plan", "ok", str(plan)), _judge_memory(plan, memory)]
 
 
 def _judge_memory(plan: Plan, memory: float) -> Check:
@@ -564,7 +565,9 @@ class _Nodes:
             for node in alive
         }
         self.gpus = {node["NodeID"]: float(node["Resources"].get("GPU", 0)) for node in alive}
-        self.resources: dict[str, float] = ray.cluster_resources()
+        self.resources: list[dict[str, float]] = [
+            node["Resources"] for node in ray.nodes() if node["Alive"]
+        ]
 
     def ask(
         self,

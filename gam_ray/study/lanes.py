@@ -10,13 +10,13 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gam_ray.config import StudyConfig
-from gam_ray.study.broker import LaneState
+from gam_ray.study.broker import LanesState
 from gam_ray.study.plan import Plan
 from gam_ray.training.reports import DivergedError, Report, TrialPausedError, Verdict
 
@@ -133,7 +133,6 @@ def _say_where(settings: LaneSettings) -> None:
     """Tell the broker on which nodes the lane is; all workers call it together."""
     import ray
     import torch.distributed as dist
-    from ray.util import get_current_placement_group
 
     from gam_ray.adaptation import rank, world_size
 
@@ -142,9 +141,7 @@ def _say_where(settings: LaneSettings) -> None:
         own, nodes = nodes[0], [None] * world_size()
         dist.all_gather_object(nodes, own)
     if rank() == 0:
-        group = get_current_placement_group()
-        reserved = group.id.hex() if group else None
-        ray.get(settings.broker.lane_started.remote(settings.name, tuple(nodes), reserved))
+        ray.get(settings.broker.lane_started.remote(settings.name, tuple(nodes)))
 
 
 def _run_assignment(settings: LaneSettings, assignment: Any, device: Any, *, alone: bool) -> None:
@@ -186,7 +183,9 @@ def _tell_error(settings: LaneSettings, key: str, error: Exception, *, alone: bo
         if rank() == 0:
             ray.get(broker.fail.remote(lane, key, _cause(error), final=True))
         return
-    if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+    # What the broker raised comes wrapped.
+    origin = getattr(error, "cause", None) or error
+    if isinstance(origin, OSError) and origin.errno in STORAGE_ERRORS:
         ray.get(broker.storage_failed.remote(str(error)))
     else:
         # Perhaps this worker's alone, with the others waiting for it in a collective: let the
@@ -257,8 +256,7 @@ class Lane:
             resources["GPU"] = plan.gpus_per_worker
         backend = "cpu:gloo,cuda:nccl" if plan.gpus_per_worker else "gloo"
         return _trainer_class()(
-            work,
-            train_loop_config=self._settings,
+            self._settings,
             torch_config=TorchConfig(backend=backend, timeout_s=COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
                 num_workers=plan.workers,
@@ -307,15 +305,15 @@ class Lanes:
 
     def start(self) -> None:
         """Start as many as fit, and look after them from now on; returns at once."""
-        self._fit_cluster({})
+        self._fit_cluster(None)
         self._thread.start()
 
     def close(self, timeout_s: float) -> None:
         """Wait up to so many seconds for lanes that the broker let go, then end the others."""
         self._closing.set()
-        self._thread.join(timeout_s)
         deadline = time.monotonic() + timeout_s
-        for lane in self._lanes.values():
+        self._thread.join(timeout_s)
+        for lane in list(self._lanes.values()):
             if not lane.join(max(0.0, deadline - time.monotonic())):
                 lane.abort()
 
@@ -334,34 +332,37 @@ class Lanes:
         if known.closed:
             return
         nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        deaths = 0
         for lane in list(self._lanes.values()):
             state = known.lanes.get(lane.name)
             gone = state is not None and not nodes.issuperset(state.nodes)
             silent = state is not None and state.silent_s > self._silence_s
             if gone or silent or not lane.is_alive:
-                self._take_away(lane, state)
-                self._deaths += not gone
+                self._take_away(lane, known.reserved.get(lane.name, []), blame=not gone)
+                deaths += not gone
+        self._deaths += min(1, deaths)  # several at once may have one cause
         if known.reports > self._reports:
             self._reports, self._deaths = known.reports, 0
         if self._deaths > MAX_DEATHS:
             error = f"{self._deaths} lanes ended without a report; the last one: {self._error}"
             ray.get(self._broker.close.remote(error), timeout=BROKER_TIMEOUT_S)
             return
-        self._fit_cluster(known.lanes)
+        self._fit_cluster(known)
 
-    def _take_away(self, lane: Lane, state: LaneState | None) -> None:
+    def _take_away(self, lane: Lane, reserved: Sequence[str], *, blame: bool) -> None:
         """End what is left of a lane; the next one that is free goes on with its trial."""
         import ray
 
         lane.abort()
-        if state and state.placement_group:
-            _free(state.placement_group)
+        for placement_group in reserved:
+            _free(placement_group)
         del self._lanes[lane.name]
         self._error = lane.error
         logger.warning("%s is gone; its trial goes on in another lane", lane.name)
-        ray.get(self._broker.lane_lost.remote(lane.name), timeout=BROKER_TIMEOUT_S)
+        lost = self._broker.lane_lost.remote(lane.name, blame=blame)
+        ray.get(lost, timeout=BROKER_TIMEOUT_S)
 
-    def _fit_cluster(self, known: Mapping[str, LaneState]) -> None:
+    def _fit_cluster(self, known: LanesState | None) -> None:
         """Start the lanes that lack; end the newest that have no place and have not begun."""
         self.wanted = self._plan()
         while len(self._lanes) < self.wanted:
@@ -369,9 +370,11 @@ class Lanes:
             self._made += 1
             self._lanes[lane.name] = lane
             lane.start()
-        waiting = [lane for name, lane in self._lanes.items() if name not in known]
+        if known is None:
+            return
+        waiting = [lane for name, lane in self._lanes.items() if name not in known.lanes]
         for lane in waiting[len(waiting) - max(0, len(self._lanes) - self.wanted) :]:
-            self._take_away(lane, None)
+            self._take_away(lane, known.reserved.get(lane.name, []), blame=False)
 
 
 def _free(placement_group: str) -> None:
@@ -398,13 +401,17 @@ def _trainer_class() -> Any:
     class LaneTrainer(TorchTrainer):
         controller: Any = None
 
+        def __init__(self, settings: LaneSettings, **arguments: Any) -> None:
+            self._settings = settings
+            super().__init__(work, train_loop_config=settings, **arguments)
+
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
             return [each for each in callbacks if type(each).__name__ not in _LEFT_OUT]
 
         def _initialize_and_run_controller(self, **arguments: Any) -> Any:
             try:
-                self.controller = _start_controller(arguments)
+                self.controller = _start_controller(self._settings, arguments)
             except (ImportError, AttributeError):
                 return super()._initialize_and_run_controller(**arguments)
             ray.get(self.controller.run.remote())
@@ -415,14 +422,28 @@ def _trainer_class() -> Any:
     return LaneTrainer
 
 
-def _start_controller(arguments: Mapping[str, Any]) -> Any:
-    """The actor that looks after one group of workers, on this node."""
+def _start_controller(settings: LaneSettings, arguments: Mapping[str, Any]) -> Any:
+    """The actor that looks after one group of workers, on this node.
+
+    What it reserves it tells the broker: where it is killed, somebody has to give that back.
+    """
     import ray
     from ray.train.v2._internal.constants import get_env_vars_to_propagate
     from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2._internal.execution.worker_group import WorkerGroup
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    class LaneWorkers(WorkerGroup):
+        def _create_placement_group(self, *given: Any, **named: Any) -> Any:
+            handle = super()._create_placement_group(*given, **named)
+            made = handle.placement_group.id.hex()
+            settings.broker.lane_reserved.remote(settings.name, made)
+            return handle
+
+    class LaneController(TrainController):
+        worker_group_cls = LaneWorkers
+
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0)(TrainController)
+    actor = ray.remote(num_cpus=0)(LaneController)
     environment = {"env_vars": get_env_vars_to_propagate()}
     return actor.options(scheduling_strategy=here, runtime_env=environment).remote(**arguments)

@@ -199,9 +199,12 @@ def known_trials(store: StudyStore, config: StudyConfig) -> list[KnownTrial]:
 def _known(files: TrialFiles, config: StudyConfig, score: float | None) -> KnownTrial:
     record, end = files.record(), files.end()
     by_step = {}
+    kept: dict[str, float] = {}
     for report in files.reports():
-        suspect = distrust(record, report.metrics, label_shift=config.objective.label_shift)
-        heard = report.metrics.get(f"score/{config.objective.metric}")
+        # What the search hears at a report is the value of the one that is kept.
+        kept = report.metrics if report.kept else kept
+        suspect = distrust(record, kept, label_shift=config.objective.label_shift)
+        heard = kept.get(f"score/{config.objective.metric}")
         value = UNTRUSTED_SCORE if suspect else heard
         if value is not None and is_finite(value):
             by_step[report.step] = value

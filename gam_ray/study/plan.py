@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gam_ray.config import ResourcesConfig
@@ -39,34 +39,37 @@ class Plan:
         )
 
 
-def plan_lanes(config: ResourcesConfig, cluster: Mapping[str, float], trials: int) -> Plan:
+def plan_lanes(config: ResourcesConfig, nodes: Sequence[Mapping[str, float]], trials: int) -> Plan:
     """As many lanes as the cluster holds, at most one a trial.
+
+    A worker is on one node; the workers of a lane may be on several.
 
     Args:
         config: What one trial needs.
-        cluster: Ray's resources in all, such as ``{"CPU": 8, "GPU": 2}``.
+        nodes: Ray's resources of each node, such as ``{"CPU": 8, "GPU": 2}``.
         trials: Trials to run.
 
     Raises:
         ValueError: If not even one trial fits, saying what lacks.
     """
-    needs = {
-        "CPU": config.workers * config.cpus_per_worker,
-        "GPU": config.workers * config.gpus_per_worker,
-    }
+    needs = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
+    needs = {name: need for name, need in needs.items() if need > 0}
     fits = {
-        f"{cluster.get(name, 0.0):g} {name}s": math.floor(cluster.get(name, 0.0) / need + 1e-9)
+        f"{_total(nodes, name):g} {name}s": _workers(nodes, {name: need}) // config.workers
         for name, need in needs.items()
-        if need > 0
     }
+    together = _workers(nodes, needs) // config.workers
+    if together < min(fits.values()):
+        fits[f"what {len(nodes)} nodes have of all that a worker needs"] = together
     fits[f"the number of trials ({trials})"] = trials
     if config.max_lanes is not None:
         fits[f"resources.max_lanes ({config.max_lanes})"] = config.max_lanes
     limit = min(fits, key=lambda name: fits[name])
     if not fits[limit]:
-        need = ", ".join(f"{value:g} {name}s" for name, value in needs.items() if value)
+        need = ", ".join(f"{config.workers * each:g} {name}s" for name, each in needs.items())
+        on = ", each worker's on one node" if len(nodes) > 1 else ""
         raise ValueError(
-            f"one trial needs {need}, but the cluster has {limit}; lower resources.workers, "
+            f"one trial needs {need}{on}, but the cluster has {limit}; lower resources.workers, "
             "resources.cpus_per_worker or resources.gpus_per_worker, or use a larger cluster"
         )
     return Plan(
@@ -76,3 +79,15 @@ def plan_lanes(config: ResourcesConfig, cluster: Mapping[str, float], trials: in
         gpus_per_worker=config.gpus_per_worker,
         limit=limit,
     )
+
+
+def _workers(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
+    """Workers that fit on the nodes, each on one of them."""
+    return sum(
+        min(math.floor(node.get(name, 0.0) / need + 1e-9) for name, need in needs.items())
+        for node in nodes
+    )
+
+
+def _total(nodes: Sequence[Mapping[str, float]], name: str) -> float:
+    return sum(node.get(name, 0.0) for node in nodes)

@@ -185,6 +185,7 @@ class Deciding(FIFOScheduler):
         self._broker = broker
         self._ended = list(ended)
         self._stopped: set[str] = set()
+        self._heard: dict[str, int] = {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Pass the objective on, and with it what is known."""
@@ -227,13 +228,19 @@ class Deciding(FIFOScheduler):
         key = result["key"]
         if result["step"] < self._begun.get(key, 0):
             self._remember(tune_controller, trial, result)
-        elif key not in self._stopped:
+        elif key not in self._stopped and self._is_new(key, result["step"]):
             decision = self._inner.on_trial_result(tune_controller, trial, result)
             assert decision != TrialScheduler.PAUSE, "lanes cannot pause a trial"
             if decision == TrialScheduler.STOP:
                 self._stopped.add(key)
         self._broker.decide.remote(key, result["step"], go_on=key not in self._stopped)
         return TrialScheduler.CONTINUE
+
+    def _is_new(self, key: str, step: int) -> bool:
+        """Whether a report was not heard before: a relay that died tells all of them again."""
+        is_new = step > self._heard.get(key, -1)
+        self._heard[key] = max(step, self._heard.get(key, -1))
+        return is_new
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Pass on; a trial that failed or paused has no score that others could be held to."""

@@ -307,6 +307,8 @@ class StudySearcher(Searcher):
         proposal = self._proposals.pop(trial_id, None)
         end = self._store.trial(proposal.key).end() if proposal else None
         if proposal is None or end is None:
+            # Without an end a trial ends only where the study does: nothing more is proposed.
+            self._is_finished = self._is_finished or (result is not None and not error)
             return
         value = (result or {}).get(self.metric)
         state = STATES[end.state]

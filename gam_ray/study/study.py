@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 LANE_TIMEOUT_S = 20.0
 TRACKING_TIMEOUT_S = 60.0
 # A study that is asked to stop gives trials so long to pause, and then its lanes and MLflow, each.
-PAUSE_TIMEOUT_S = 30.0
+PAUSE_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 8.0
 BROKER_RESTARTS = 100
 AUTOSCALING_POLL_S = 10.0
@@ -322,6 +322,13 @@ class Study:
                     end.last_error,
                 )
 
+    def _release_place(self) -> None:
+        """Let an autoscaling cluster take back what it was asked for."""
+        from ray.autoscaler.sdk import request_resources
+
+        if self.config.resources.autoscaling_wait_s:
+            request_resources(bundles=[])
+
     def _wait_for_place(self) -> Plan:
         """The plan; an autoscaling cluster is asked for all lanes, and waited for until one fits.
 
@@ -353,7 +360,8 @@ class Study:
         from gam_ray.study.plan import plan_lanes
 
         config = self.config
-        return plan_lanes(config.resources, ray.cluster_resources(), config.search.trials)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return plan_lanes(config.resources, nodes, config.search.trials)
 
     def _search(self, plan: Plan, listener: Listener | None, watch: Watch) -> None:
         """Run all trials: baselines, what the search proposes, finalists again, the student.
@@ -377,6 +385,7 @@ class Study:
         finally:
             ray.get(broker.close.remote())
             lanes.close(STOP_TIMEOUT_S if watch.reason else LANE_TIMEOUT_S)
+            self._release_place()
 
     def _run_finalists_again(self, broker: Any) -> None:
         """Run the best trials on fresh seeds: what won by luck alone shall not be chosen."""
@@ -472,6 +481,8 @@ class Study:
         search = start_search(config, self.store)
         search.searcher.limit = lambda: max(1, lanes.wanted)
         self._searcher = search.searcher
+        if self._is_stopping:  # since before there was a searcher to be told
+            search.searcher.finish()
         if search.warm_start:
             study = self.store.read("study") or {}
             self.store.write("study", {**study, "warm_start": search.warm_start.to_mapping()})

@@ -26,9 +26,7 @@ def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
 def save_next(file: Path, state: dict[str, Any]) -> None:
     """`save_checkpoint`, and the one before stays beside it, for `load_newest`."""
     if file.exists():
-        before = _before(file)
-        before.unlink(missing_ok=True)
-        os.link(file, before)
+        file.replace(_before(file))
     save_checkpoint(file, state)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from gam_ray.adaptation import (
@@ -31,7 +32,8 @@ RECIPE_VERSION = 2
 # The same of Gaussian matching.
 MATCHING_VERSION = 1
 # Longest wait for another trial group that trains the same network.
-LOCK_TIMEOUT_S = 3600.0
+LOCK_TIMEOUT_S = 24 * 3600.0
+LOCK_POLL_S = 5.0
 PROGRESS_EVERY = 50
 POLY_POWER = 0.9
 
@@ -81,7 +83,7 @@ class SourceCache:
             train_source(network, data, pretraining, device=device, progress=progress)
             return network.state_dict()
 
-        state = _made_once(self.file(task, pretraining, data), "network", train, device)
+        state = _made_once(self.file(task, pretraining, data), "network", train, device, progress)
         network.load_state_dict(state)
         return network.eval().requires_grad_(requires_grad=False)
 
@@ -93,6 +95,7 @@ class SourceCache:
         *,
         device: torch.device,
         match: Callable[[], dict[str, Tensor]],
+        progress: Progress,
     ) -> dict[str, Tensor]:
         """What Gaussian matching makes of the source network, which is the same for all trials.
 
@@ -104,6 +107,7 @@ class SourceCache:
             data: As in `get`.
             device: Of this worker.
             match: Matches a copy of the source network; its state.
+            progress: Told while another trial matches it.
 
         Returns:
             The matched network's state.
@@ -111,7 +115,7 @@ class SourceCache:
         content = {"recipe": MATCHING_VERSION, "target": data.target_train.fingerprint()}
         source = self.file(task, pretraining, data)
         file = source.with_name(f"{source.stem}-matched-{_digest(content)}.pt")
-        return _made_once(file, "matched", match, device)
+        return _made_once(file, "matched", match, device, progress)
 
 
 def _digest(content: dict[str, Any]) -> str:
@@ -119,17 +123,23 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _made_once(
-    file: Path, name: str, make: Callable[[], dict[str, Tensor]], device: torch.device
+    file: Path,
+    name: str,
+    make: Callable[[], dict[str, Tensor]],
+    device: torch.device,
+    progress: Progress,
 ) -> dict[str, Tensor]:
     """The tensors in `file`, made by whoever asks first; all workers of a trial ask together.
+
+    Who waits for another trial says so again and again.
 
     Raises:
         filelock.Timeout: If another trial held the lock for `LOCK_TIMEOUT_S`.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{file}.lock", timeout=LOCK_TIMEOUT_S)
+    lock = FileLock(f"{file}.lock")
     if rank() == 0 and not file.exists():
-        lock.acquire()
+        _acquire(lock, progress)
     try:
         if broadcast_object(file.exists()):
             found: dict[str, Tensor] = load_checkpoint(file, device)[name]
@@ -140,6 +150,20 @@ def _made_once(
     finally:
         lock.release()
     return state
+
+
+def _acquire(lock: FileLock, progress: Progress) -> None:
+    """Take a lock within `LOCK_TIMEOUT_S`, with signs of life while another trial has it."""
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            lock.acquire(timeout=LOCK_POLL_S)
+        except Timeout:
+            if time.monotonic() > deadline:
+                raise
+            progress("waiting for the source network of another trial", 0, 1)
+        else:
+            return
 
 
 def _fresh_network(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gam_ray.adaptation import (
+    broadcast_object,
     choose_layers,
     layer_moments,
     layers_to_match,
@@ -87,17 +88,24 @@ def run_trial(
         check_augmentation("augmentation", config.augmentation, data.image_size)
     few = few_labelled(config, place.data_root) if config.fine_tuning else None
     sources = SourceCache(place.sources)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if rank() == 0:
+            reporter.progress(stage, done, total)
+
     source = sources.get(
         config.task,
         config.pretraining,
         data,
         device=place.device,
-        progress=lambda *stage: reporter.progress(*stage) if rank() == 0 else None,
+        progress=progress,
     )
     saved = _saved_state(place)
     match = partial(_matched, source, data, place.device)
     settings = config.task, config.pretraining, data
-    matched = partial(sources.matched, *settings, device=place.device, match=match)
+    matched = partial(
+        sources.matched, *settings, device=place.device, match=match, progress=progress
+    )
     target = _start(config, source, place, saved, matched)
     file = sources.file(*settings)
     run = Run(config, place, reporter, source, file, target, data, oracle_at_reports)
@@ -231,7 +239,14 @@ def _saved_state(place: Place) -> dict[str, Any] | None:
     Raises:
         ValueError: If there is none but damaged ones.
     """
-    return load_newest(place.checkpoint, place.device)
+    state = load_newest(place.checkpoint, place.device)
+    step = state["step"] if state else None
+    if (first := broadcast_object(step)) != step:
+        raise RuntimeError(
+            f"workers see different checkpoints of a trial, of steps {first} and {step}: its "
+            "storage does not show all nodes the same; the trial is tried again"
+        )
+    return state
 
 
 def _matched(source: MatchableNetwork, data: TaskData, device: torch.device) -> dict[str, Tensor]:

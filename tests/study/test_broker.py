@@ -294,7 +294,8 @@ def test_a_broker_that_died_goes_on_where_it_was(make_config: MakeConfig) -> Non
     async def scenario() -> None:
         lives = Lives(make_config(), (10, 20))
         keys = [await lives.now.submit({WEIGHT: weight}) for weight in (1.0, 2.0, 3.0)]
-        await lives.now.lane_started("lane-0", ("node",), "group")
+        await lives.now.lane_reserved("lane-0", "group")
+        await lives.now.lane_started("lane-0", ("node",))
         await lives.now.next_trial("lane-0", 1)
         await lives.now.decide(keys[0], 10, go_on=True)
         assert (await report(lives.now, keys[0], 10, 0)).go_on
@@ -306,9 +307,13 @@ def test_a_broker_that_died_goes_on_where_it_was(make_config: MakeConfig) -> Non
         await broker.finish("lane-0", keys[0], step=20, oracle=None)
         assert (await broker.next_trial("lane-0", 1)).key == keys[1]
         assert (await broker.next_trial("lane-1", 1)).key == keys[2]
-        assert (await broker.lanes()).lanes["lane-0"].placement_group == "group"
+        state = await broker.lanes()
+        assert (state.lanes["lane-0"].nodes, state.reserved["lane-0"]) == (("node",), ["group"])
+        late = await broker.submit({WEIGHT: 4.0})
         await broker.stop()
-        assert await lives.next().next_trial("lane-2", 1) == "close"
+        broker = lives.next()
+        assert await broker.next_trial("lane-2", 1) == "close"
+        assert (await broker.next_event(late, 0, 1)).kind == "paused"
 
     run(scenario())
 
@@ -349,7 +354,54 @@ def test_a_trial_whose_lane_lost_its_node_is_not_to_blame(make_config: MakeConfi
         keys = [await broker.submit({WEIGHT: weight}) for weight in (1.0, 2.0)]
         for number in range(2 * MAX_ATTEMPTS):
             assert (await broker.next_trial(f"lane-{number}", 1)).key == keys[0]
-            await broker.lane_lost(f"lane-{number}")
+            await broker.lane_lost(f"lane-{number}", blame=False)
+        assert (await broker.next_trial("lane-a", 1)).key == keys[0]
+        for name in ("a", "b", "c"):  # but a silent one may be the trial's doing
+            await broker.lane_lost(f"lane-{name}")
+            key = (await broker.next_trial(f"lane-{chr(ord(name) + 1)}", 1)).key
+        assert key == keys[1]
+
+    run(scenario())
+
+
+def test_a_lane_that_is_lost_gets_no_trial_however_late_it_asks(make_config: MakeConfig) -> None:
+    async def scenario() -> None:
+        lives = Lives(make_config())
+        asked = asyncio.create_task(lives.now.next_trial("lane-0", 5))
+        await asyncio.sleep(0.05)
+        await lives.now.lane_lost("lane-0")
+        await lives.now.submit({WEIGHT: 1.0})
+        assert await asked == "close"
+        broker = lives.next()
+        await broker.lane_started("lane-0", ("node",))
+        assert (await broker.lanes()).lanes == {}
+        assert await broker.next_trial("lane-0", 1) == "close"
+        assert (await broker.next_trial("lane-1", 1)).config.adaptation.weight == 1.0
+
+    run(scenario())
+
+
+def test_a_trial_that_got_on_may_lose_its_lane_again(make_config: MakeConfig) -> None:
+    async def scenario() -> None:
+        broker = Broker(make_config(), ())
+        key = await broker.submit({WEIGHT: 1.0})
+        for step in (10, 20, 30):
+            for _ in range(MAX_ATTEMPTS - 1):
+                assert (await broker.next_trial("lane-0", 1)).key == key
+            await report(broker, key, step, 0)
+
+    run(scenario())
+
+
+def test_relays_hear_the_same_from_a_broker_that_was_started_again(make_config: MakeConfig) -> None:
+    async def scenario() -> None:
+        lives = Lives(make_config(objective=BY_AMI))
+        key = await lives.now.submit({WEIGHT: 1.0})
+        await lives.now.next_trial("lane-0", 1)
+        await ami_reports(lives.now, key, 0.8, 0.3)
+        heard = [(await lives.now.next_event(key, n, 1)).score for n in range(2)]
+        again = [(await lives.next().next_event(key, n, 1)).score for n in range(2)]
+        assert heard == again == [0.8, 0.8]
 
     run(scenario())
 
@@ -357,7 +409,7 @@ def test_a_trial_whose_lane_lost_its_node_is_not_to_blame(make_config: MakeConfi
 def test_a_study_that_stops_lets_trials_pause_and_no_other_start(make_config: MakeConfig) -> None:
     config = make_config()
 
-    async def scenario() -> str:
+    async def scenario() -> tuple[str, ...]:
         broker = Broker(config, (10,))
         running, waiting = [await broker.submit({WEIGHT: weight}) for weight in (1.0, 2.0)]
         await broker.next_trial("lane-0", 1)
@@ -374,12 +426,14 @@ def test_a_study_that_stops_lets_trials_pause_and_no_other_start(make_config: Ma
         late = await broker.submit({WEIGHT: 3.0})
         assert (await broker.next_event(late, 0, 1)).kind == "paused"
         assert await broker.next_trial("lane-0", 1) == "close"
-        return running
+        return running, waiting, late
 
-    key = run(scenario())
+    keys = run(scenario())
+    key = keys[0]
     assert not list(config.folder.glob("trials/*/end.json"))
     events = [event for _, event in TrackingQueue(config.folder / "tracking").read(0)]
-    assert [e.trial for e in events if isinstance(e, TrialEnded)] == [key]
+    ended = [e.trial for e in events if isinstance(e, TrialEnded)]
+    assert sorted(ended) == sorted(keys)  # all runs are closed, each once
 
     async def next_life() -> None:
         broker = Broker(config, ())

@@ -96,10 +96,10 @@ def test_a_cluster_without_a_token_is_open(modes: list[str], own: bool, state: s
 
 def test_the_plan_is_told_or_why_there_is_none(make_config: MakeConfig) -> None:
     config = make_config(resources={"workers": 2, "max_lanes": 2})
-    plan, memory = doctor.judge_plan(config, {"CPU": 8.0, "memory": 64.0 * GIB})
+    plan, memory = doctor.judge_plan(config, [{"CPU": 8.0, "memory": 64.0 * GIB}])
     assert plan.found.startswith("2 trials at a time")
     assert (plan.state, memory.state) == ("ok", "ok")
-    (none,) = doctor.judge_plan(config, {"CPU": 1.0, "memory": 64.0 * GIB})
+    (none,) = doctor.judge_plan(config, [{"CPU": 1.0, "memory": 64.0 * GIB}])
     assert none.state == "failed"
     assert "one trial needs 2 CPUs" in none.found
 
@@ -107,12 +107,12 @@ def test_the_plan_is_told_or_why_there_is_none(make_config: MakeConfig) -> None:
 def test_too_little_memory_names_the_lanes_that_fit(make_config: MakeConfig) -> None:
     config = make_config(search={"trials": 20})
     cluster = {"CPU": 16.0, "memory": 8.0 * GIB}
-    _, memory = doctor.judge_plan(config, cluster)
+    _, memory = doctor.judge_plan(config, [cluster])
     assert memory.state == "warning"
     # 1.5 GiB for the study and 1.3 for each lane of one worker.
     assert "resources.max_lanes: 5," in (memory.remedy or "")
     fits = make_config(search={"trials": 20}, resources={"max_lanes": 5})
-    assert [check.state for check in doctor.judge_plan(fits, cluster)] == ["ok", "ok"]
+    assert [check.state for check in doctor.judge_plan(fits, [cluster])] == ["ok", "ok"]
 
 
 def test_nodes_that_are_silent_fail_with_why() -> None:

@@ -27,7 +27,7 @@ from gam_ray.study.study import Study
 def test_the_scarcest_thing_limits(
     resources: dict[str, float], cluster: dict[str, float], trials: int, lanes: int, limit: str
 ) -> None:
-    plan = plan_lanes(ResourcesConfig.from_mapping(resources), cluster, trials)
+    plan = plan_lanes(ResourcesConfig.from_mapping(resources), [cluster], trials)
     assert (plan.lanes, plan.limit) == (lanes, limit)
     assert f"limited by {limit}" in str(plan)
 
@@ -36,7 +36,28 @@ def test_a_trial_that_does_not_fit_is_an_error_with_the_remedy() -> None:
     with pytest.raises(
         ValueError, match=r"needs 2 CPUs, 2 GPUs, but the cluster has 0 GPUs; lower"
     ):
-        plan_lanes(ResourcesConfig(workers=2, gpus_per_worker=1.0), {"CPU": 8.0}, 4)
+        plan_lanes(ResourcesConfig(workers=2, gpus_per_worker=1.0), [{"CPU": 8.0}], 4)
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "lanes"),
+    [
+        ({"cpus_per_worker": 2}, [{"CPU": 3.0}] * 3, 3),
+        ({"gpus_per_worker": 0.3}, [{"CPU": 8.0, "GPU": 1.0}] * 4, 12),
+        ({"workers": 2}, [{"CPU": 1.0}] * 3, 1),
+        ({"gpus_per_worker": 1}, [{"CPU": 8.0}, {"CPU": 1.0, "GPU": 4.0}], 1),
+    ],
+)
+def test_no_worker_is_on_two_nodes(
+    resources: dict[str, float], nodes: list[dict[str, float]], lanes: int
+) -> None:
+    assert plan_lanes(ResourcesConfig.from_mapping(resources), nodes, 99).lanes == lanes
+
+
+def test_what_no_node_has_together_is_refused() -> None:
+    nodes = [{"CPU": 8.0}, {"GPU": 4.0}]
+    with pytest.raises(ValueError, match="each worker's on one node, but the cluster has what 2"):
+        plan_lanes(ResourcesConfig(gpus_per_worker=1.0), nodes, 4)
 
 
 def test_rungs_grow_by_the_reduction_factor(make_config) -> None:  # noqa: ANN001
@@ -52,16 +73,21 @@ def test_a_cluster_that_grows_is_asked_for_all_lanes_and_waited_for(
 ) -> None:
     asked: list[Any] = []
     sizes = iter([{}, {"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 4.0}])
-    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", asked.extend)
+
+    def request_resources(*, bundles: list[Any]) -> None:
+        asked.extend(bundles)
+
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", request_resources)
     now: dict[str, float] = {}
 
-    def cluster_resources() -> dict[str, float]:
-        return now
+    def nodes() -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": now}]
 
     def grow(_: float) -> None:
         now.update(next(sizes))
 
-    monkeypatch.setattr("ray.cluster_resources", cluster_resources)
+    monkeypatch.setattr("ray.nodes", nodes)
+    monkeypatch.setattr("ray.cluster_resources", lambda: now)
     monkeypatch.setattr("gam_ray.study.study.time.sleep", grow)
     resources = {"workers": 2, "cpus_per_worker": 2, "max_lanes": 3, "autoscaling_wait_s": 60}
     assert Study(make_config(resources=resources))._wait_for_place().lanes == 1
@@ -71,6 +97,7 @@ def test_a_cluster_that_grows_is_asked_for_all_lanes_and_waited_for(
 def test_without_waiting_what_does_not_fit_is_refused_at_once(
     make_config: Callable[..., StudyConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 1.0})
+    one = {"Alive": True, "Resources": {"CPU": 1.0}}
+    monkeypatch.setattr("ray.nodes", lambda: [one, {**one, "Alive": False}])
     with pytest.raises(ValueError, match="one trial needs 2 CPUs"):
         Study(make_config(resources={"cpus_per_worker": 2}))._wait_for_place()

@@ -133,6 +133,24 @@ def test_a_trial_that_was_let_on_before_goes_on_from_its_last_report(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_a_relay_tells_again_changes_nothing(make_config: MakeConfig, kind: str) -> None:
+    """A relay that was killed tells Tune its trial's reports from the first on."""
+    decisions = []
+    for again in (False, True):
+        scheduler, told = scheduler_of(config_of(make_config, kind))
+        for number in range(8):
+            name = f"{number}"
+            if again:
+                scheduler.on_trial_add(Controller(), TuneTrial(f"tune-{name}"))
+                for step in (10, 20, 30):
+                    result = {"key": name, "step": step, "score": float(number)}
+                    scheduler.on_trial_result(Controller(), TuneTrial(f"tune-{name}"), result)
+            run(scheduler, name, float(number), REPORTS)
+        decisions.append(told.stopped())
+    assert decisions[0] == decisions[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_trial_that_fails_breaks_nothing(make_config: MakeConfig, kind: str) -> None:
     scheduler, told = scheduler_of(config_of(make_config, kind))
     never, failed = TuneTrial("never ran"), TuneTrial("failed")
