@@ -25,7 +25,7 @@ name: digits
 trial:
   task: {{source: rendered-digits, target: handwritten-digits}}
   pretraining: {{steps: 30, batch_size: 32}}
-  steps: 400
+  steps: 240
   report_every: 20
   batch_size: 16
 space:
