@@ -78,7 +78,15 @@ def start_search(config: StudyConfig, store: StudyStore) -> Search:
     enqueue(study, space, base, [*search.enqueue, *(learned.settings if learned else ())])
     ended = [each for each in known if each.state != TrialState.RUNNING]
     return Search(
-        searcher=StudySearcher(study, space, base, store, again=again, seed=search.seed),
+        searcher=StudySearcher(
+            study,
+            space,
+            base,
+            store,
+            constraints=search.constraints,
+            again=again,
+            seed=search.seed,
+        ),
         trials=max(0, search.trials - len(ended)),
         ended=[EndedTrial(each.key, each.by_step) for each in ended],
         begun={

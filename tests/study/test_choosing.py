@@ -13,6 +13,7 @@ from study_records import METRICS, votes
 from gam_ray.config import StudyConfig, TrialConfig, apply_settings
 from gam_ray.study import results
 from gam_ray.study.choosing import (
+    Ended,
     choose_trial,
     ended_trials,
     finalists,
@@ -75,8 +76,20 @@ class Folder:
         return apply_settings(base, settings)
 
     @property
+    def ended(self) -> list[Ended]:
+        return ended_trials(self.store, self.config.objective, self.config.search.constraints)
+
+    @property
+    def finalists(self) -> list[Ended]:
+        return finalists(self.store, self.config.objective, self.config.search.constraints)
+
+    def teachers(self, count: int) -> tuple[str, ...]:
+        config = self.config
+        return teachers(self.store, config.objective, config.search.constraints, count)
+
+    @property
     def choice(self) -> str:
-        return choose_trial(ended_trials(self.store, self.config.objective)).key
+        return choose_trial(self.ended).key
 
 
 @pytest.fixture
@@ -90,7 +103,7 @@ def test_finalists_are_the_best_whole_trusted_trials_of_the_search(folder: Folde
     folder.add(0.97, shift=0.9)
     folder.add(0.96, state="failed")
     third, first, second = folder.add(0.3), folder.add(0.5), folder.add(0.4)
-    found = [each.record.key for each in finalists(folder.store, folder.config.objective)]
+    found = [each.record.key for each in folder.finalists]
     assert found == [first, second]
     assert third not in found
 
@@ -100,12 +113,12 @@ def test_finalists_stay_the_same_while_they_are_run_again(make_config: MakeConfi
     first = folder.add(0, weight=1.0, classes=(0, 1, 2, 0))
     folder.add(0, weight=2.0, classes=(0, 1, 2, 1))
     folder.add(0, weight=3.0, classes=(0, 1, 0, 0))
-    before = finalists(folder.store, folder.config.objective)
+    before = folder.finalists
     assert [each.record.key for each in before] == [first]
     # Two more votes for the second would make it the consensus.
     for seed in (1, 2):
         folder.add(0, role="again", weight=2.0, seed=seed, classes=(0, 1, 2, 1))
-    after = finalists(folder.store, folder.config.objective)
+    after = folder.finalists
     assert [each.record.key for each in after] == [first]
 
 
@@ -126,7 +139,7 @@ def test_the_best_mean_over_seeds_wins_and_not_one_lucky_run(folder: Folder) -> 
     folder.add(0.6, weight=2.0)
     best = folder.add(0.7, role="again", weight=2.0, seed=1)
     folder.add(0.65, role="again", weight=2.0, seed=2, oracle=0.9)
-    choice = choose_trial(ended_trials(folder.store, folder.config.objective))
+    choice = choose_trial(folder.ended)
     assert choice.key == best
     assert choice.mean == pytest.approx(0.65)
     assert choice.std == pytest.approx(0.05)
@@ -178,9 +191,7 @@ def test_a_student_may_win_on_one_run_and_has_no_vote(make_config: MakeConfig) -
     folder.add(0, weight=2.0, classes=(0, 1, 2, 0))
     student = folder.add(0, role="student", classes=(0, 1, 2, 0))
     assert folder.choice == student
-    (found,) = (
-        t for t in ended_trials(folder.store, folder.config.objective) if t.record.key == student
-    )
+    (found,) = (t for t in folder.ended if t.record.key == student)
     # The others' votes are 0, 1, 2, 0; with the student's it would be the same, without theirs not.
     assert found.score == 1.0
 
@@ -215,7 +226,7 @@ def test_where_labels_choose_the_student_is_measured_by_them(
     folder.add(0.5, weight=1.0)
     folder.add(0.9, role="again", weight=1.0, seed=1)
     student = folder.add(score, role="student", classes=(1, 2, 0, 1))
-    trials = ended_trials(folder.store, folder.config.objective)
+    trials = folder.ended
     assert choose_trial(trials).key == none
     assert choose_trial(trials, by_oracle=True).key == (student if wins else none)
 
@@ -236,8 +247,7 @@ def test_teachers_are_the_best_trusted_settings_one_run_of_each(folder: Folder) 
     folder.add(0.7, role="again", weight=1.0, seed=1)
     second = folder.add(0.6, weight=2.0, state="pruned")
     folder.add(0.95, weight=3.0, shift=0.9)
-    objective = folder.config.objective
-    assert teachers(folder.store, objective, 6) == (first, second, none)
-    assert teachers(folder.store, objective, 1) == (first,)
+    assert folder.teachers(6) == (first, second, none)
+    assert folder.teachers(1) == (first,)
     folder.add(0.99, role="student")
-    assert teachers(folder.store, objective, 6) == (first, second, none)
+    assert folder.teachers(6) == (first, second, none)
