@@ -354,8 +354,8 @@ class StudyConfig(ConfigModel):
         if seen and not self.objective.is_oracle:
             raise ValueError(
                 f"search.constraints on {', '.join(seen)} would choose by target labels, which "
-                "only a study with objective.score: oracle does; constrain what is label-free, such as "
-                "score/source_accuracy"
+                "only a study with objective.score: oracle does; constrain what is label-free, "
+                "such as score/source_accuracy"
             )
         return self
 

@@ -14,6 +14,8 @@ from gam_ray.study.store import EndRecord, ReportRecord, TrialRecord
 
 # What a search hears of a value that is no number, and so beyond any bound.
 FAR_BEYOND = 1e6
+# Of one that is not there: at the bound itself, a model would hold it for likely to be violated.
+CLEARLY_WITHIN = -1.0
 
 
 def figures(kept: ReportRecord | None, end: EndRecord) -> dict[str, float]:
@@ -52,7 +54,7 @@ def excesses(constraints: Constraints, found: Mapping[str, float]) -> dict[str, 
 
 def _excess(value: float | None, bound: float, *, sign: int) -> float:
     if value is None:
-        return 0.0
+        return CLEARLY_WITHIN
     if not math.isfinite(value):
         return FAR_BEYOND
     return sign * (value - bound) / (abs(bound) or 1.0)

@@ -174,7 +174,7 @@ class KnownTrial:
         state: COMPLETE, PRUNED or FAIL; RUNNING if it has not ended.
         score: Its final score; None of one without.
         by_step: Score by adaptation step, of each report.
-        excesses: How far beyond each constraint it is, as Optuna has it; empty if it failed or runs.
+        excesses: How far beyond each constraint it is, as Optuna has it, if it ended in order.
     """
 
     key: str
