@@ -162,13 +162,17 @@ def weights(config: StudyConfig) -> list[float]:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_constraints_are_learned_or_change_nothing(make_config: MakeConfig, sampler: str) -> None:
+def test_constraints_are_learned_or_change_nothing(
+    make_config: MakeConfig, sampler: str, caplog: pytest.LogCaptureFixture
+) -> None:
     search = {"sampler": sampler, "trials": TRIALS_TO_LEARN.get(sampler, TRIALS)}
     bounds = {"loss/target": {"max": 3}, "seconds": {"max": 60}, "loss/none": {"min": 1}}
     free = weights(make_config(space=PLAIN_SPACE, search=search, name="free"))
     search["constraints"] = bounds
     held = weights(make_config(space=PLAIN_SPACE, search=search, name="held"))
     assert free[:STARTUP_TRIALS] == held[:STARTUP_TRIALS]
+    is_told = "without regard to search.constraints" in caplog.text
+    assert is_told == (sampler not in CONSTRAINED_SAMPLERS)
     if sampler not in CONSTRAINED_SAMPLERS:
         assert held == free
         return
