@@ -90,6 +90,8 @@ def print_choice(store: StudyStore, choice: dict[str, Any], *, as_json: bool) ->
         out.print(line, highlight=False, soft_wrap=True)
     for each in choice["distrusted"]:
         out.print(f"left out    {each['name']}: {'; '.join(each['causes'])}", highlight=False)
+    for line in choice["constraints"]["without_effect"]:
+        out.print(f"warning     {line}", soft_wrap=True, highlight=False)
     out.print(f"checkpoint  {choice['checkpoint']}", soft_wrap=True, highlight=False)
     out.print(f"study       {store.folder}", soft_wrap=True, highlight=False)
     out.print(f"MLflow      gam-ray ui {_shown(store.folder)}", soft_wrap=True, highlight=False)

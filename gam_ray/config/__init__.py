@@ -15,7 +15,9 @@ from gam_ray.config.space import (
     value_at,
 )
 from gam_ray.config.study import (
+    BoundsConfig,
     BudgetConfig,
+    Constraints,
     ObjectiveConfig,
     ResourcesConfig,
     ScheduleConfig,
@@ -39,10 +41,12 @@ from gam_ray.config.trial import (
 __all__ = [
     "AdaptationConfig",
     "AugmentationConfig",
+    "BoundsConfig",
     "BudgetConfig",
     "ChoiceParameter",
     "ConfigError",
     "ConfigModel",
+    "Constraints",
     "DistillationConfig",
     "FineTuningConfig",
     "MomentsConfig",

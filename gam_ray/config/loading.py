@@ -379,8 +379,9 @@ def _keys(model: type[BaseModel], location: Path_) -> list[str]:
             current = PARAMETER_MODELS[str(part)]
         elif isinstance(current, type) and issubclass(current, RootModel):
             continue
-        else:
+        elif str(part) in current.model_fields:
             current = _model_of(current.model_fields[str(part)].annotation)
+        # Else a name of the user's own, such as a metric's: its value is of that model already.
     return [field.alias or name for name, field in current.model_fields.items()]
 
 

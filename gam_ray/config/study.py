@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import parse_qsl
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from gam_ray.config.base import ConfigModel
 from gam_ray.config.secrets import has_secret
-from gam_ray.config.space import SearchSpace
+from gam_ray.config.space import SearchSpace, unknown_name
 from gam_ray.config.trial import Count, DistillationConfig, Positive, TrialConfig
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -22,6 +23,49 @@ DATABASES = ("sqlite", "postgresql")
 # ${NAME}: what a storage address takes from the environment, so that no file holds it.
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRETS = ("password", "passwd", "sslpassword")
+
+
+LabelFreeScore = Literal[
+    "ensv",
+    "confident_ensv",
+    "entropy",
+    "information_maximisation",
+    "bnm",
+    "corr_c",
+    "snd",
+    "class_ami",
+    "v_measure",
+    "mixval",
+    "source_accuracy",
+    "iwcv",
+    "dev",
+    "transfer_score",
+]
+ScoreName = Literal[LabelFreeScore, "oracle"]
+
+# Metrics that are not of a network alone: of its study, or of its trial.
+_OTHER_METRICS = ("score/mean_rank", "seconds")
+_SCORE, _ORACLE = "score/", "oracle/"
+
+
+class BoundsConfig(ConfigModel):
+    """What a metric has to keep to."""
+
+    min: float | None = None
+    """It is to be no less."""
+    max: float | None = None
+    """It is to be no more."""
+
+    @model_validator(mode="after")
+    def _some_value_is_within(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("a constraint needs min, max or both, but got neither")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min must not exceed max, but got {self.min:g} and {self.max:g}")
+        return self
+
+
+Constraints = Mapping[str, BoundsConfig]
 
 
 class SearchConfig(ConfigModel):
@@ -42,6 +86,10 @@ class SearchConfig(ConfigModel):
     warm_start: str | None = None
     """Folder of an older study, or the name of one beside this one, to learn from:
     `gam_ray.study.warm_start` says what is used of it."""
+    constraints: dict[str, BoundsConfig] = Field(default_factory=dict)
+    """What a trial must keep to: name of a reported metric, such as ``score/source_accuracy``, or
+    ``seconds``, which a trial took → ``min``, ``max`` or both. A trial that does not cannot win;
+    `gam_ray.study.samplers` says which samplers learn of it."""
     storage: str | None = None
     """Address of the database that holds the Optuna study: ``sqlite:///FILE`` or
     ``postgresql://USER:${PASSWORD}@HOST/NAME``; by default ``optuna.db`` in the study's folder.
@@ -66,6 +114,22 @@ class SearchConfig(ConfigModel):
             )
         return value
 
+    @field_validator("constraints")
+    @classmethod
+    def _constrained_are_metrics(cls, value: dict[str, BoundsConfig]) -> dict[str, BoundsConfig]:
+        # Other metrics depend on the trial: the study says at its end which were never reported.
+        scores = [f"{_SCORE}{name}" for name in get_args(ScoreName)]
+        known = [*scores, *_OTHER_METRICS]
+        problems = [
+            unknown_name("score", metric, known)
+            for metric in value
+            if metric.startswith(_SCORE) and metric not in known
+        ]
+        problems += [f"a metric's name has no spaces, but got {m!r}" for m in value if _is_odd(m)]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return value
+
     @model_validator(mode="after")
     def _enqueued_are_trials(self) -> Self:
         if len(self.enqueue) >= self.trials:
@@ -76,6 +140,10 @@ class SearchConfig(ConfigModel):
         return self
 
 
+def _is_odd(metric: str) -> bool:
+    return metric.split() != [metric]
+
+
 def _has_secret(address: str) -> bool:
     """Whether a password stands in an address in plain text."""
     before_host, at, _ = address.split("://", 1)[1].rpartition("@")
@@ -83,25 +151,6 @@ def _has_secret(address: str) -> bool:
     query = parse_qsl(address.partition("?")[2])
     secrets = [password, *(value for name, value in query if name in _SECRETS)]
     return any(secret and not VARIABLE.fullmatch(secret) for secret in secrets)
-
-
-LabelFreeScore = Literal[
-    "ensv",
-    "confident_ensv",
-    "entropy",
-    "information_maximisation",
-    "bnm",
-    "corr_c",
-    "snd",
-    "class_ami",
-    "v_measure",
-    "mixval",
-    "source_accuracy",
-    "iwcv",
-    "dev",
-    "transfer_score",
-]
-ScoreName = Literal[LabelFreeScore, "oracle"]
 
 
 class ObjectiveConfig(ConfigModel):
@@ -299,6 +348,17 @@ class StudyConfig(ConfigModel):
             raise ValueError(
                 "trial.student is written by the study itself, once it knows the teachers; leave "
                 "it out, and say how it is trained in student, beside trial"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _constraints_see_no_label(self) -> Self:
+        seen = [m for m in self.search.constraints if m.startswith(_ORACLE) or m == "score/oracle"]
+        if seen and not self.objective.is_oracle:
+            raise ValueError(
+                f"search.constraints on {', '.join(seen)} would choose by target labels, which "
+                "only a study with objective.score: oracle does; constrain what is label-free, "
+                "such as score/source_accuracy"
             )
         return self
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from gam_ray.config import StudentConfig, StudyConfig, TrialConfig, apply_settings
 from gam_ray.selection.standings import MEAN_RANK, Standings
+from gam_ray.study.constraints import figures, violations
 from gam_ray.study.store import (
     EndRecord,
     EndState,
@@ -128,7 +129,8 @@ class LanesState:
 class _Trial:
     """A trial in the broker's hands.
 
-    `distrust` is of the report that is kept; `idle_reports` came after it, and were no better.
+    `distrust` is of the report that is kept; `idle_reports` came after it, and were no better;
+    `violations` are of the constraints, known at the trial's end.
     `is_of_earlier_life`: it was found on the storage, and no lane of this life had it yet.
     """
 
@@ -147,6 +149,7 @@ class _Trial:
     kept: ReportRecord | None = None
     idle_reports: int = 0
     is_of_earlier_life: bool = False
+    violations: tuple[str, ...] = ()
 
     @property
     def is_over(self) -> bool:
@@ -268,7 +271,8 @@ class Broker:
     async def snapshot(self) -> dict[str, Any]:
         """Counts, the best trial so far and the current stage, for a progress display."""
         states = [trial.state for trial in self._trials.values()]
-        over = [t for t in self._trials.values() if t.state in ("finished", "pruned")]
+        ended = [t for t in self._trials.values() if t.state in ("finished", "pruned")]
+        over = [trial for trial in ended if not trial.violations]
         best = max(over, key=self._score_now, default=None)
         return {
             "trials": {state: states.count(state) for state in set(states)},
@@ -470,6 +474,7 @@ class Broker:
                 record.key, trial.kept.metrics, predictions, has_vote=trial.has_vote
             )
         if end:
+            self._hold_to_constraints(trial, end)
             trial.events.append(_end_event(trial, end))
         self._trials[record.key] = trial
 
@@ -654,11 +659,16 @@ class Broker:
 
     def _end(self, trial: _Trial, end: EndRecord) -> None:
         trial.files.write_end(end)
+        self._hold_to_constraints(trial, end)
         self._release(trial, end.state)
         trial.events.append(_end_event(trial, end))
         for event in _ended(trial, end):
             self._queue.append(event)
         self._remember()
+
+    def _hold_to_constraints(self, trial: _Trial, end: EndRecord) -> None:
+        constraints = self._config.search.constraints
+        trial.violations = violations(trial.record, constraints, figures(trial.kept, end))
 
     def _release(self, trial: _Trial, state: EndState) -> None:
         """Take a trial that is over from its lane, or from those that wait."""
@@ -775,6 +785,8 @@ def _ended(
         events.append(TagsSet(key, {"gam_ray.error": end.error}))
     else:
         events.append(TagsSet(key, {"gam_ray.guard": "; ".join(trial.distrust) or "ok"}))
+        if trial.violations:
+            events.append(TagsSet(key, {"gam_ray.constraints": "; ".join(trial.violations)}))
     files = (trial.files.folder / "trial.json", trial.files.adapted)
     events += [ArtifactReady(key, str(file)) for file in files if file.exists()]
     events.append(TrialEnded(key, RUN_STATUS[end.state], now))

@@ -5,13 +5,15 @@ No target label is looked at, unless the objective is the oracle, by request.
 
 from __future__ import annotations
 
+import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from gam_ray.config import ObjectiveConfig, derive_seed
+from gam_ray.config import Constraints, ObjectiveConfig, derive_seed
 from gam_ray.selection.choice import Candidate, choose, unless_no_better
 from gam_ray.selection.consensus import Crowd
 from gam_ray.selection.standings import Standings
+from gam_ray.study.constraints import figures, violations
 from gam_ray.study.store import ROLES, Role, StudyStore, TrialRecord
 from gam_ray.study.trust import distrust
 
@@ -27,9 +29,11 @@ class Ended:
         record: What it is.
         score: Its final score.
         causes: Why the guard distrusts it; empty if it does not.
+        violations: The constraints that it violates, each with what was seen.
         is_whole: Whether it did all its steps.
         agreement: Share of the held-out target where it predicts what the consensus of the
             student's teachers does; None where the study has no student.
+        seconds: From its start in a lane to its end.
     """
 
     record: TrialRecord
@@ -37,6 +41,13 @@ class Ended:
     causes: tuple[str, ...]
     is_whole: bool
     agreement: float | None = None
+    violations: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Why it cannot win, be a finalist or a teacher; empty if it can."""
+        return (*self.causes, *self.violations)
 
     @property
     def setting(self) -> str:
@@ -64,14 +75,18 @@ class Choice:
 
 
 def ended_trials(
-    store: StudyStore, objective: ObjectiveConfig, *, roles: tuple[Role, ...] = ROLES
+    store: StudyStore,
+    objective: ObjectiveConfig,
+    constraints: Constraints,
+    *,
+    roles: tuple[Role, ...] = ROLES,
 ) -> list[Ended]:
     """Every trial of these roles that ended in order, with its final score, by number.
 
     Of each trial the report that was kept counts. The consensus, and ranks, are taken anew, of
     all these trials; those that the guard distrusts, and students, have no vote.
     """
-    found: list[tuple[TrialRecord, tuple[str, ...], bool]] = []
+    found: list[Ended] = []
     standings, crowd = Standings(objective.score), Crowd()
     for files in store.trials():
         end, record = files.end(), files.record()
@@ -80,31 +95,41 @@ def ended_trials(
         kept, predictions = files.kept(), files.predictions()
         assert kept is not None
         assert predictions is not None
-        causes = distrust(record, kept.metrics, label_shift=objective.label_shift)
-        has_vote = record.has_vote and not causes
+        ended = Ended(
+            record,
+            score=math.nan,  # known once all have voted
+            causes=distrust(record, kept.metrics, label_shift=objective.label_shift),
+            is_whole=end.state == "finished",
+            violations=violations(record, constraints, figures(kept, end)),
+            seconds=end.seconds,
+        )
+        has_vote = record.has_vote and not ended.causes
         standings.put(record.key, kept.metrics, predictions, has_vote=has_vote)
         crowd.vote(record.key, predictions)
-        found.append((record, causes, end.state == "finished"))
+        found.append(ended)
     scores = standings.values()
-    taught = [record.config.student for record, _, _ in found if record.config.student]
+    students = [each.record.config.student for each in found]
     followed = {
-        record.key: crowd.agreement_with(student.teachers, record.key)
-        for student in taught
-        for record, _, _ in found
+        each.record.key: crowd.agreement_with(student.teachers, each.record.key)
+        for student in students
+        if student
+        for each in found
     }
     return [
-        Ended(record, scores[record.key], causes, whole, followed.get(record.key))
-        for record, causes, whole in found
+        replace(each, score=scores[each.record.key], agreement=followed.get(each.record.key))
+        for each in found
     ]
 
 
-def finalists(store: StudyStore, objective: ObjectiveConfig) -> list[Ended]:
-    """The best trusted trials of the search that did all their steps, best first.
+def finalists(
+    store: StudyStore, objective: ObjectiveConfig, constraints: Constraints
+) -> list[Ended]:
+    """The best trials of the search that may win and did all their steps, best first.
 
     Found from the first stage alone, so that a study that is taken up again finds the same.
     """
-    trials = ended_trials(store, objective, roles=SEARCHED)
-    able = [t for t in trials if t.record.role == "search" and t.is_whole and not t.causes]
+    trials = ended_trials(store, objective, constraints, roles=SEARCHED)
+    able = [t for t in trials if t.record.role == "search" and t.is_whole and not t.left_out]
     return sorted(able, key=lambda trial: -trial.score)[: objective.finalists]
 
 
@@ -114,13 +139,15 @@ def fresh_seeds(finalist: TrialRecord, seeds: int) -> list[int]:
     return [derive_seed(own, "fresh", number) for number in range(1, seeds)]
 
 
-def teachers(store: StudyStore, objective: ObjectiveConfig, count: int) -> tuple[str, ...]:
-    """Keys of the best trusted trials, best first; only one run of each setting.
+def teachers(
+    store: StudyStore, objective: ObjectiveConfig, constraints: Constraints, count: int
+) -> tuple[str, ...]:
+    """Keys of the best trials that may win, best first; only one run of each setting.
 
-    The source network may be among them, and is alone where nothing else is trusted.
+    The source network may be among them, and is alone where nothing else may win.
     """
-    trials = ended_trials(store, objective, roles=(*SEARCHED, "again"))
-    able = sorted((t for t in trials if not t.causes), key=lambda trial: -trial.score)
+    trials = ended_trials(store, objective, constraints, roles=(*SEARCHED, "again"))
+    able = sorted((t for t in trials if not t.left_out), key=lambda trial: -trial.score)
     best: dict[str, str] = {}
     for trial in able:
         best.setdefault(trial.setting, trial.record.key)
@@ -132,25 +159,25 @@ def choose_trial(trials: list[Ended], *, by_oracle: bool = False) -> Choice:
 
     Where finalists were run on fresh seeds, a setting with one run cannot win, except a baseline.
     Where the best mean is not above the source network's by more than the standard deviation
-    over seeds, the choice is the source network: do not adapt. Else a student that the guard
-    trusts takes the place of the best run if it predicts what its teachers say together at
-    least as often: a consensus is right more often than one voter. Other scores are no measure of
-    it, since it was taught to be as unsure as its teachers differ. Target labels are, where a
-    study asked for them.
+    over seeds, the choice is the source network: do not adapt. Else a student that is not left out
+    takes the place of the best run if it predicts what its teachers say together at least as
+    often: a consensus is right more often than one voter. Other scores are no measure of it,
+    since it was taught to be as unsure as its teachers differ. Target labels are, where a study
+    asked for them.
 
     Args:
         trials: Those that ended in order.
         by_oracle: Whether their scores are what target labels say.
 
     Raises:
-        ValueError: If no trial that the guard trusts has ended in order.
+        ValueError: If the guard and the constraints leave out every trial that ended in order.
     """
-    _check_some_trusted(trials)
+    _check_some_left(trials)
     students = [trial for trial in trials if trial.record.role == "student"]
     best = _best_setting([trial for trial in trials if trial not in students])
     for student in students:
         better = student.score > best.mean if by_oracle else _replaces(student, best, trials)
-        if not student.causes and better:
+        if not student.left_out and better:
             return _summary([student])
     return best
 
@@ -168,7 +195,7 @@ def _replaces(student: Ended, best: Choice, trials: list[Ended]) -> bool:
 def _best_setting(trials: list[Ended]) -> Choice:
     by_setting: dict[str, list[Ended]] = {}
     for trial in trials:
-        if not trial.causes:
+        if not trial.left_out:
             by_setting.setdefault(trial.setting, []).append(trial)
     choices = {name: _summary(runs) for name, runs in by_setting.items()}
     rerun = any(trial.record.role == "again" for trial in trials)
@@ -182,12 +209,13 @@ def _best_setting(trials: list[Ended]) -> Choice:
     return choices[unless_no_better(best, unadapted[0]).name if unadapted else best.name]
 
 
-def _check_some_trusted(trials: list[Ended]) -> None:
-    if all(trial.causes for trial in trials):
-        first = f"; of {trials[0].record.name}: {'; '.join(trials[0].causes)}" if trials else ""
-        raise ValueError(
-            f"the guard distrusts all {len(trials)} trials, so there is nothing to choose{first}"
-        )
+def _check_some_left(trials: list[Ended]) -> None:
+    if all(trial.left_out for trial in trials):
+        who = "the guard distrusts all"
+        if any(trial.violations for trial in trials):
+            who = "the guard and search.constraints leave out all"
+        first = f"; of {trials[0].record.name}: {'; '.join(trials[0].left_out)}" if trials else ""
+        raise ValueError(f"{who} {len(trials)} trials, so there is nothing to choose{first}")
 
 
 def _summary(runs: list[Ended]) -> Choice:

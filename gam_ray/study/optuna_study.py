@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus, unquote_plus
@@ -32,6 +32,7 @@ from gam_ray.config import (
 from gam_ray.config.study import VARIABLE
 from gam_ray.study.broker import UNTRUSTED_SCORE
 from gam_ray.study.choosing import SEARCHED, ended_trials
+from gam_ray.study.constraints import excesses, figures
 from gam_ray.study.search import (
     KEY,
     NAME,
@@ -39,6 +40,7 @@ from gam_ray.study.search import (
     DefineByRun,
     Proposal,
     answers,
+    constrain,
     distributions,
     is_finite,
     starting_point,
@@ -172,6 +174,7 @@ class KnownTrial:
         state: COMPLETE, PRUNED or FAIL; RUNNING if it has not ended.
         score: Its final score; None of one without.
         by_step: Score by adaptation step, of each report.
+        excesses: How far beyond each constraint it is, as Optuna has it, if it ended in order.
     """
 
     key: str
@@ -180,6 +183,7 @@ class KnownTrial:
     state: TrialState
     score: float | None
     by_step: Mapping[int, float]
+    excesses: Mapping[str, float] = field(default_factory=dict)
 
 
 def known_trials(store: StudyStore, config: StudyConfig) -> list[KnownTrial]:
@@ -191,7 +195,7 @@ def known_trials(store: StudyStore, config: StudyConfig) -> list[KnownTrial]:
     found = [files for files in store.trials() if files.record().role == "search"]
     if not found:
         return []
-    ended = ended_trials(store, config.objective, roles=SEARCHED)
+    ended = ended_trials(store, config.objective, config.search.constraints, roles=SEARCHED)
     scores = {each.record.key: UNTRUSTED_SCORE if each.causes else each.score for each in ended}
     return [_known(files, config, scores.get(files.folder.name)) for files in found]
 
@@ -211,7 +215,10 @@ def _known(files: TrialFiles, config: StudyConfig, score: float | None) -> Known
     state = STATES[end.state] if end else TrialState.RUNNING
     if state == TrialState.COMPLETE and not is_finite(score):
         state = TrialState.FAIL
-    return KnownTrial(record.key, record.name, record.settings, state, score, by_step)
+    beyond = {}
+    if end and state != TrialState.FAIL:
+        beyond = excesses(config.search.constraints, figures(files.kept(), end))
+    return KnownTrial(record.key, record.name, record.settings, state, score, by_step, beyond)
 
 
 def reconcile(
@@ -285,6 +292,7 @@ def _tell(study: optuna.Study, known: KnownTrial, trial: FrozenTrial) -> None:
     for step, value in known.by_step.items():
         if step not in trial.intermediate_values:
             storage.set_trial_intermediate_value(trial_id, step, value)
+    constrain(study, trial_id, known.excesses)
     score = known.score if known.state == TrialState.COMPLETE else None
     study.tell(trial.number, score, state=known.state)
 
@@ -302,6 +310,7 @@ def _add(study: optuna.Study, space: SearchSpace, known: KnownTrial) -> None:
             distributions={name: drawn_from[name] for name in given},
             user_attrs={KEY: known.key, NAME: known.name},
             intermediate_values=dict(known.by_step),
+            constraints=dict(known.excesses),
         )
     )
 

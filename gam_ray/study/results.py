@@ -15,10 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gam_ray.config import ObjectiveConfig
+from gam_ray.config import Constraints, ObjectiveConfig, SearchConfig
 from gam_ray.report import Overview, TrialCurve
 from gam_ray.selection.reliability import reliability
 from gam_ray.study.choosing import Choice, Ended, choose_trial, ended_trials
+from gam_ray.study.constraints import figures, without_effect
 from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialRecord
 from gam_ray.study.watch import BEAT_TIMEOUT_S
 from gam_ray.tracking import read_run_ids, read_status
@@ -42,13 +43,17 @@ def best(store: StudyStore) -> dict[str, Any]:
         ``reliability`` of the score on tasks where labels are known, or None,
         ``oracle`` {split: accuracy in [0, 1]} or None, ``regret`` {split: how much better the
         study's best trial by the oracle is, in [0, 1]} or None, ``no_adaptation`` {score, oracle},
-        ``distrusted`` [{trial, name, causes}], ``checkpoint``, ``mlflow_run_id`` or None.
+        ``distrusted`` [{trial, name, causes}]: what the guard or a constraint leaves out,
+        ``constraints`` {bounds: {metric: {min, max}}, without_effect: [why]: of metrics that no
+        trial reported}, ``pareto`` [{trial, name, score, cost, unit}]: of the trials that may win
+        those that no other beats in score and cost, cheapest first, ``checkpoint``,
+        ``mlflow_run_id`` or None.
 
     Raises:
         ValueError: If there is no such study, or no trial of it ended in order yet.
     """
-    config, objective = _study(store)["config"], _objective(store)
-    trials = ended_trials(store, objective)
+    config, objective, constraints = _study(store)["config"], _objective(store), _constraints(store)
+    trials = ended_trials(store, objective, constraints)
     if not trials:
         raise ValueError(f"no trial of {config['name']} has ended in order yet")
     choice = choose_trial(trials, by_oracle=objective.is_oracle)
@@ -88,13 +93,49 @@ def best(store: StudyStore) -> dict[str, Any]:
         "regret": _regret(store, end),
         "no_adaptation": _no_adaptation(store, trials),
         "distrusted": [
-            {"trial": trial.record.key, "name": trial.record.name, "causes": list(trial.causes)}
+            {"trial": trial.record.key, "name": trial.record.name, "causes": list(trial.left_out)}
             for trial in trials
-            if trial.causes
+            if trial.left_out
         ],
+        "constraints": {
+            "bounds": {metric: bounds.to_mapping() for metric, bounds in constraints.items()},
+            "without_effect": list(without_effect(constraints, _figures(store))),
+        },
+        "pareto": pareto(trials, config["resources"]),
         "checkpoint": str(files.adapted),
         "mlflow_run_id": read_run_ids(store.tracking).get(record.key),
     }
+
+
+def pareto(trials: list[Ended], resources: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The trials that no other beats in score and cost, whatever the sampler, cheapest first.
+
+    The cost is what the trial took: seconds of its lane or, where it has GPUs, seconds × GPUs.
+    Students are none of them: their scores are no measure of them, and they cost their teachers.
+
+    Args:
+        trials: Those that ended in order; what the guard or a constraint leaves out is left out.
+        resources: The study's, as plain data.
+
+    Returns:
+        Of each ``trial`` (key), ``name``, ``score``, ``cost`` and its ``unit``: ``seconds`` or
+        ``gpu_seconds``.
+    """
+    gpus = resources["workers"] * resources["gpus_per_worker"]
+    able = [trial for trial in trials if not trial.left_out and trial.record.role != "student"]
+    front: list[dict[str, Any]] = []
+    for trial in sorted(able, key=lambda trial: (trial.seconds, -trial.score)):
+        if not front or trial.score > front[-1]["score"]:
+            front.append(
+                {
+                    "trial": trial.record.key,
+                    "name": trial.record.name,
+                    "score": trial.score,
+                    "cost": trial.seconds * (gpus or 1),
+                    "unit": "gpu_seconds" if gpus else "seconds",
+                }
+            )
+    return front
 
 
 def _percentile(score: float, trials: list[Ended]) -> float:
@@ -198,8 +239,8 @@ def _status_or_error(folder: Path) -> dict[str, Any]:
 
 def _best_so_far(store: StudyStore) -> dict[str, Any] | None:
     objective = _objective(store)
-    trials = ended_trials(store, objective)
-    if all(trial.causes for trial in trials):
+    trials = ended_trials(store, objective, _constraints(store))
+    if all(trial.left_out for trial in trials):
         return None
     choice = choose_trial(trials, by_oracle=objective.is_oracle)
     return {"trial": choice.key, "score": {"name": objective.name, "value": choice.score}}
@@ -239,6 +280,17 @@ def _objective(store: StudyStore) -> ObjectiveConfig:
     return ObjectiveConfig.from_mapping(_study(store)["config"]["objective"])
 
 
+def _constraints(store: StudyStore) -> Constraints:
+    search = _study(store)["config"]["search"]
+    return SearchConfig.from_mapping(search).constraints
+
+
+def _figures(store: StudyStore) -> list[dict[str, float]]:
+    """What constraints look at, of every trial that ended in order."""
+    ended = [(files, files.end()) for files in store.trials()]
+    return [figures(files.kept(), end) for files, end in ended if end and end.state != "failed"]
+
+
 def trial_table(store: StudyStore) -> list[tuple[TrialRecord, ReportRecord | None, EndRecord]]:
     """(what, newest report, how it ended) of every trial that is over, by number."""
     rows = []
@@ -253,7 +305,7 @@ def overview(store: StudyStore) -> Overview:
     """A study as its picture shows it."""
     study = _study(store)
     config, objective = study["config"], _objective(store)
-    ended = ended_trials(store, objective)
+    ended = ended_trials(store, objective, _constraints(store))
     scores = {trial.record.key: trial.score for trial in ended}
     chosen = choose_trial(ended, by_oracle=objective.is_oracle).key
     trials = []

@@ -16,6 +16,7 @@ All take every space: a parameter that a sampler cannot model it draws at random
 
 Trials that were stopped early teach ``tpe`` alone; the others learn from whole ones. ``cmaes``
 keeps its state pickled in the Optuna study: use it only with a database that nobody else writes.
+Only `CONSTRAINED_SAMPLERS` learn of ``search.constraints``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ STARTUP_TRIALS = 10
 # Trials of a generation of nsga2. At Optuna's 50 most studies would end within the first one,
 # which is random.
 POPULATION = 10
+# Those that prefer trials that keep to the constraints, which Optuna knows of each trial.
+CONSTRAINED_SAMPLERS: tuple[SamplerName, ...] = ("tpe", "gp", "nsga2")
 
 
 def build_sampler(config: SearchConfig, *, known: int = 0) -> BaseSampler:

@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 
 from gam_ray.config import (
     ChoiceParameter,
+    Constraints,
     SearchSpace,
     SubsetParameter,
     TrialConfig,
@@ -30,6 +31,7 @@ from gam_ray.config import (
     value_at,
 )
 from gam_ray.config.space import Parameter
+from gam_ray.study.constraints import excesses, figures
 from gam_ray.study.store import EndState, StudyStore
 
 logger = logging.getLogger(__name__)
@@ -160,6 +162,22 @@ def _suggest_subset(
     return [name for name, yes in said.items() if yes]
 
 
+def constrain(study: optuna.Study, optuna_id: int, values: Mapping[str, float]) -> None:
+    """Have Optuna know a trial's constraints, for its samplers and for optuna-dashboard.
+
+    Said again, they are the same. To be done before it is told how the trial ended.
+
+    Args:
+        study: The Optuna study.
+        optuna_id: Of Optuna's trial, within its storage.
+        values: As `excesses` gives them.
+    """
+    # A trial beside the study says how Optuna keeps them.
+    aside = optuna.trial.create_trial(state=TrialState.FAIL, constraints=dict(values))
+    for name, value in aside.system_attrs.items():
+        study._storage.set_trial_system_attr(optuna_id, name, value)  # noqa: SLF001
+
+
 @dataclass
 class Proposal:
     """A trial between Optuna and a lane.
@@ -200,6 +218,7 @@ class StudySearcher(Searcher):
         space: What is searched.
         base: The trial that everything not searched comes from.
         store: The study's storage.
+        constraints: What trials must keep to.
         again: Trials that an earlier life has begun; proposed first.
         seed: Of what is drawn where the sampler has nothing new.
     """
@@ -211,6 +230,7 @@ class StudySearcher(Searcher):
         base: TrialConfig,
         store: StudyStore,
         *,
+        constraints: Constraints | None = None,
         again: Sequence[Proposal] = (),
         seed: int = 0,
     ) -> None:
@@ -220,6 +240,7 @@ class StudySearcher(Searcher):
         self._answers = partial(answers, space)
         self._base = base
         self._store = store
+        self._constraints = constraints or {}
         self._again = list(again)
         self._seed = seed
         self._proposals: dict[str, Proposal] = {}
@@ -317,6 +338,10 @@ class StudySearcher(Searcher):
         if state != TrialState.FAIL and not is_finite(value):
             state = TrialState.FAIL
         self._name(proposal)
+        if state != TrialState.FAIL:
+            kept = self._store.trial(proposal.key).kept()
+            found = excesses(self._constraints, figures(kept, end))
+            constrain(self._study, proposal.optuna_id, found)
         value = value if state == TrialState.COMPLETE else None
         self._study.tell(proposal.number, value, state=state)
 

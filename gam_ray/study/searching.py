@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from gam_ray.config import StudyConfig, search_problems
 from gam_ray.study.optuna_study import asked, enqueue, known_trials, open_study, reconcile
-from gam_ray.study.samplers import build_sampler
+from gam_ray.study.samplers import CONSTRAINED_SAMPLERS, build_sampler
 from gam_ray.study.schedule import EndedTrial
 from gam_ray.study.search import StudySearcher
 from gam_ray.study.store import StudyStore
@@ -72,13 +72,28 @@ def start_search(config: StudyConfig, store: StudyStore) -> Search:
     known = known_trials(store, config)
     again = reconcile(study, space, base, known)
     study.sampler = build_sampler(search, known=asked(study))
+    if search.constraints and search.sampler not in CONSTRAINED_SAMPLERS:
+        logger.warning(
+            "search.sampler %s proposes without regard to search.constraints, which the choice "
+            "keeps all the same; %s learn of them",
+            search.sampler,
+            ", ".join(CONSTRAINED_SAMPLERS),
+        )
     learned = warm_start(study, config)
     if learned:
         _say(learned)
     enqueue(study, space, base, [*search.enqueue, *(learned.settings if learned else ())])
     ended = [each for each in known if each.state != TrialState.RUNNING]
     return Search(
-        searcher=StudySearcher(study, space, base, store, again=again, seed=search.seed),
+        searcher=StudySearcher(
+            study,
+            space,
+            base,
+            store,
+            constraints=search.constraints,
+            again=again,
+            seed=search.seed,
+        ),
         trials=max(0, search.trials - len(ended)),
         ended=[EndedTrial(each.key, each.by_step) for each in ended],
         begun={

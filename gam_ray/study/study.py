@@ -169,7 +169,7 @@ class Study:
                 self._search(plan, listener, watch)
             except StudyStoppedError:
                 if watch.is_budget_spent and choosing.ended_trials(
-                    self.store, self.config.objective
+                    self.store, self.config.objective, self.config.search.constraints
                 ):
                     self._choose("stopped")
                 raise
@@ -392,7 +392,7 @@ class Study:
         import ray
 
         objective = self.config.objective
-        for finalist in choosing.finalists(self.store, objective):
+        for finalist in choosing.finalists(self.store, objective, self.config.search.constraints):
             record = finalist.record
             for seed in choosing.fresh_seeds(record, objective.seeds):
                 ray.get(broker.submit.remote({**record.settings, "seed": seed}, "again"))
@@ -404,7 +404,10 @@ class Study:
         student = self.config.student
         if student is None:
             return
-        teachers = choosing.teachers(self.store, self.config.objective, student.teachers)
+        config = self.config
+        teachers = choosing.teachers(
+            self.store, config.objective, config.search.constraints, student.teachers
+        )
         if len(teachers) > 1:
             taught = {**student.to_mapping(), "teachers": list(teachers)}
             ray.get(broker.submit.remote({"student": taught}, "student"))
@@ -518,6 +521,8 @@ class Study:
         except ValueError as error:
             causes = {end.error for _, _, end in results.trial_table(self.store) if end.error}
             raise StudyError(f"{error}: {'; '.join(sorted(causes))}") from error
+        for each in choice["constraints"]["without_effect"]:
+            logger.warning("%s", each)
         self.store.write("result", choice)
         queue = TrackingQueue(self.store.tracking)
         key = choice["trial"]["key"]

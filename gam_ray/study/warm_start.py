@@ -24,6 +24,7 @@ from gam_ray.config import StudyConfig, apply_settings, settings_difference, val
 from gam_ray.selection.standings import CONFIDENT_ENSV, ENSV
 from gam_ray.study.broker import UNTRUSTED_SCORE
 from gam_ray.study.choosing import SEARCHED, Ended, ended_trials
+from gam_ray.study.constraints import excesses, figures
 from gam_ray.study.optuna_study import WARM_START
 from gam_ray.study.search import answers, distributions
 from gam_ray.study.store import StudyStore
@@ -75,7 +76,7 @@ def warm_start(study: optuna.Study, config: StudyConfig) -> WarmStart | None:
 
 def _learn(study: optuna.Study, config: StudyConfig) -> WarmStart:
     store, old = _older(config)
-    ended = ended_trials(store, old.objective, roles=SEARCHED)
+    ended = ended_trials(store, old.objective, config.search.constraints, roles=SEARCHED)
     trials = [trial for trial in ended if trial.record.role == "search"]
     if not trials:
         raise ValueError(
@@ -85,9 +86,12 @@ def _learn(study: optuna.Study, config: StudyConfig) -> WarmStart:
     values = _values(store, config, trials)
     known = {trial.user_attrs.get(WARM_START) for trial in study.get_trials(deepcopy=False)}
     for key, (settings, value) in values.items():
-        name = f"{old.name}/{key}"
+        name, files = f"{old.name}/{key}", store.trial(key)
+        end = files.end()
+        assert end is not None
         if name not in known:
-            _add(study, config, settings, value, name)
+            beyond = excesses(config.search.constraints, figures(files.kept(), end))
+            _add(study, config, settings, value, beyond=beyond, name=name)
     return WarmStart(
         study=old.name,
         values=len(values),
@@ -148,7 +152,13 @@ def _others(config: StudyConfig, trial: Ended, settings: Mapping[str, Any]) -> l
 
 
 def _add(
-    study: optuna.Study, config: StudyConfig, settings: Mapping[str, Any], value: float, name: str
+    study: optuna.Study,
+    config: StudyConfig,
+    settings: Mapping[str, Any],
+    value: float,
+    *,
+    beyond: Mapping[str, float],
+    name: str,
 ) -> None:
     given, drawn_from = answers(config.space, settings), distributions(config.space)
     study.add_trial(
@@ -157,6 +167,7 @@ def _add(
             params=given,
             distributions={each: drawn_from[each] for each in given},
             user_attrs={WARM_START: name},
+            constraints=dict(beyond),
         )
     )
 
@@ -166,7 +177,7 @@ def _best_settings(config: StudyConfig, trials: list[Ended]) -> tuple[dict[str, 
     search = config.search
     room = search.trials - 1 - len(search.enqueue)
     count = min(BEST_SETTINGS, room, max(1, int(LARGEST_SHARE * search.trials)))
-    able = sorted((t for t in trials if not t.causes), key=lambda t: (-t.is_whole, -t.score))
+    able = sorted((t for t in trials if not t.left_out), key=lambda t: (-t.is_whole, -t.score))
     found: list[dict[str, Any]] = []
     for trial in able:
         settings = _in_space(config, trial)

@@ -127,3 +127,46 @@ def test_other_addresses_are_refused_and_not_shown(address: str, rule: str) -> N
     with pytest.raises(ValueError, match=rule) as caught:
         SearchConfig(storage=address)
     assert "hush" not in str(caught.value)
+
+
+def test_constraints_on_metrics_are_taken(tmp_path: Path) -> None:
+    search = """
+  constraints:
+    score/source_accuracy: {min: 0.9}
+    seconds: {min: 1, max: 600}
+    loss/discriminator/fc3: {max: 2}
+"""
+    assert problems(tmp_path, search) == {}
+
+
+def test_all_that_is_wrong_with_constraints_is_told_at_once(tmp_path: Path) -> None:
+    search = """
+  constraints:
+    seconds: {mxa: 600, min: 1}
+    loss/target: {}
+    loss/drift: {min: 2, max: 1}
+    guard/agreement: {min: .nan}
+"""
+    found = problems(tmp_path, search)
+    assert "did you mean 'max'" in found["search.constraints.seconds.mxa"]
+    assert "min, max or both" in found["search.constraints.loss/target"]
+    assert "must not exceed max, but got 2 and 1" in found["search.constraints.loss/drift"]
+    assert "search.constraints.guard/agreement.min" in found
+
+
+def test_a_misspelt_score_is_told_with_its_neighbour(tmp_path: Path) -> None:
+    search = "  constraints: {score/sorce_accuracy: {min: 0.9}, 'a b': {max: 1}}"
+    message = problems(tmp_path, search)["search.constraints"]
+    assert "did you mean 'score/source_accuracy'" in message
+    assert "no spaces, but got 'a b'" in message
+
+
+@pytest.mark.parametrize("metric", ["oracle/test", "oracle/train/iou/road", "score/oracle"])
+def test_constraints_see_target_labels_only_where_the_objective_does(
+    tmp_path: Path, metric: str
+) -> None:
+    search = f"  constraints: {{{metric}: {{min: 0.5}}}}"
+    (message,) = problems(tmp_path, search).values()
+    assert metric in message
+    assert "target labels" in message
+    assert problems(tmp_path, f"{search}\nobjective: {{score: oracle}}") == {}

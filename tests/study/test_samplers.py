@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import pytest
 from optuna.trial import TrialState
+from study_records import METRICS, votes
 
 from gam_ray.config import (
     StudyConfig,
@@ -16,9 +17,10 @@ from gam_ray.config import (
     value_at,
 )
 from gam_ray.config.study import SamplerName
-from gam_ray.study.samplers import STARTUP_TRIALS, build_sampler
+from gam_ray.study.samplers import CONSTRAINED_SAMPLERS, STARTUP_TRIALS, build_sampler
+from gam_ray.study.search import REFUSED
 from gam_ray.study.searching import start_search
-from gam_ray.study.store import EndRecord, EndState, StudyStore, TrialRecord
+from gam_ray.study.store import EndRecord, EndState, ReportRecord, StudyStore, TrialRecord
 
 MakeConfig = Callable[..., StudyConfig]
 SAMPLERS = get_args(SamplerName)
@@ -130,6 +132,54 @@ def test_only_qmc_keeps_its_seed_in_a_life_that_follows() -> None:
         first, later = (build_sampler(config, known=known) for known in (0, 7))
         seeds = [_state(each) for each in (first, later)]
         assert (seeds[0] == seeds[1]) == (sampler == "qmc"), sampler
+
+
+# Long enough to see it: a model tells at once, six generations little by little.
+TRIALS_TO_LEARN = {"tpe": 22, "gp": 14, "nsga2": 60}
+PLAIN_SPACE = {
+    "adaptation.weight": {"float": [0.0, 10.0]},
+    "adaptation.drift": {"float": [0.0, 2.0]},
+}
+
+
+def weights(config: StudyConfig) -> list[float]:
+    """The weights proposed where a greater one scores better and is also what is reported."""
+    store = StudyStore(config.folder)
+    search, found = start_search(config, store), []
+    for number in range(search.trials):
+        settings = search.searcher.suggest(str(number))["settings"]
+        trial = apply_settings(config.trial, settings)
+        found.append(trial.adaptation.weight)
+        files = store.trial(trial.key())
+        files.create(TrialRecord(trial.key(), number, "search", settings, trial))
+        metrics = {**METRICS, "loss/target": found[-1]}
+        files.append_report(ReportRecord(40, metrics, 1.0), votes(0, 1, 2))
+        files.write_end(EndRecord("finished", 40, 1.0))
+        search.searcher.on_trial_complete(str(number), {"score": found[-1], "step": 40})
+    run = [trial for trial in search.study.trials if REFUSED not in trial.user_attrs]
+    assert [trial.value for trial in run] == found
+    return found
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_constraints_are_learned_or_change_nothing(
+    make_config: MakeConfig, sampler: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    search = {"sampler": sampler, "trials": TRIALS_TO_LEARN.get(sampler, TRIALS)}
+    bounds = {"loss/target": {"max": 3}, "seconds": {"max": 60}, "loss/none": {"min": 1}}
+    free = weights(make_config(space=PLAIN_SPACE, search=search, name="free"))
+    search["constraints"] = bounds
+    held = weights(make_config(space=PLAIN_SPACE, search=search, name="held"))
+    assert free[:STARTUP_TRIALS] == held[:STARTUP_TRIALS]
+    is_told = "without regard to search.constraints" in caplog.text
+    assert is_told == (sampler not in CONSTRAINED_SAMPLERS)
+    if sampler not in CONSTRAINED_SAMPLERS:
+        assert held == free
+        return
+    beyond = [
+        sum(max(0.0, weight - 3) for weight in each[STARTUP_TRIALS:]) for each in (free, held)
+    ]
+    assert beyond[1] < beyond[0] / 2, beyond
 
 
 def _state(sampler: Any) -> Any:

@@ -253,3 +253,47 @@ def test_a_life_that_follows_finds_what_the_storage_says(make_config: MakeConfig
     states = [trial.state for trial in search.study.trials]
     assert states[3:] == [TrialState.COMPLETE, TrialState.FAIL]
     assert search.study.trials[3].value == 0.6
+
+
+def test_optuna_knows_constraints_as_the_storage_does(make_config: MakeConfig) -> None:
+    """Heard at the end, found by a life that follows, or made again with a new database."""
+    bounds = {"score/source_accuracy": {"min": 0.8}, "seconds": {"min": 2, "max": 10}}
+    search = {"trials": 9, "constraints": {**bounds, "loss/discriminator/fc3": {"max": 1}}}
+    config = make_config(objective={"score": "class_ami"}, search=search)
+    store = StudyStore(config.folder)
+    searcher = start_search(config, store).searcher
+    ends: list[tuple[EndState, float, float]] = [
+        ("finished", 0.9, 8.0),
+        ("pruned", 0.6, 15.0),
+        ("finished", float("nan"), 1.0),
+        ("failed", 0.5, 1.0),
+    ]
+    for number, (end, accuracy, seconds) in enumerate(ends):
+        settings = searcher.suggest(str(number))["settings"]
+        files = store_trial(store, config, number, settings)
+        metrics = {**METRICS, "score/source_accuracy": accuracy}
+        files.append_report(ReportRecord(10, metrics, 1.0), votes(0, 1, 2))
+        # A later report that is not kept is not what the trial is held to.
+        worse = {**metrics, "score/source_accuracy": 0.0}
+        files.append_report(ReportRecord(20, worse, 2.0, kept=False), votes(0, 1, 2))
+        files.write_end(EndRecord(end, 20, seconds))
+        if number != 1:
+            searcher.on_trial_complete(str(number), {"score": 0.5, "step": 20})
+    by_hand = [
+        [(0.8 - 0.9) / 0.8, (2 - 8) / 2, (8 - 10) / 10, -1],
+        [(0.8 - 0.6) / 0.8, (2 - 15) / 2, (15 - 10) / 10, -1],
+        [1e6, (2 - 1) / 2, (1 - 10) / 10, -1],
+        [],
+    ]
+    rules = [
+        "score/source_accuracy >= 0.8",
+        "seconds >= 2",
+        "seconds <= 10",
+        "loss/discriminator/fc3 <= 1",
+    ]
+    wanted = [pytest.approx(dict(zip(rules, each, strict=False))) for each in by_hand]
+    heard = [trial.constraints for trial in searcher.optuna_study.trials]
+    assert heard == [wanted[0], {}, *wanted[2:]]
+    assert [t.constraints for t in start_search(config, store).study.trials[:4]] == wanted
+    (config.folder / "optuna.db").unlink()
+    assert [t.constraints for t in start_search(config, store).study.trials[:4]] == wanted

@@ -33,6 +33,14 @@ def test_a_changed_space_is_refused_with_the_difference_shown(make_config: MakeC
     assert any("space.adaptation.layers.subset" in line and "(none)" in line for line in lines)
 
 
+def test_changed_constraints_are_refused(make_config: MakeConfig) -> None:
+    known(make_config, search={"trials": 4, "constraints": {"seconds": {"max": 9}}})
+    with pytest.raises(ValueError, match=r"search.constraints.seconds.max: 9.0 → 10.0"):
+        Study(
+            make_config(search={"trials": 4, "constraints": {"seconds": {"max": 10}}})
+        )._check_folder()
+
+
 def test_a_finished_study_goes_on_where_more_trials_are_asked_for(make_config: MakeConfig) -> None:
     known(make_config)
     same, more = Study(make_config()), Study(make_config(search={"trials": 24}))
@@ -48,5 +56,6 @@ def test_a_folder_of_an_older_version_is_taken_up(make_config: MakeConfig) -> No
     content = study.store.read("study")
     assert content is not None
     del content["config"]["search"]["enqueue"]
+    del content["config"]["search"]["constraints"]
     study.store.write("study", content)
     study._check_folder()

