@@ -168,6 +168,7 @@ def test_constraints_are_learned_or_change_nothing(
     search = {"sampler": sampler, "trials": TRIALS_TO_LEARN.get(sampler, TRIALS)}
     bounds = {"loss/target": {"max": 3}, "seconds": {"max": 60}, "loss/none": {"min": 1}}
     free = weights(make_config(space=PLAIN_SPACE, search=search, name="free"))
+    assert "search.constraints" not in caplog.text
     search["constraints"] = bounds
     held = weights(make_config(space=PLAIN_SPACE, search=search, name="held"))
     assert free[:STARTUP_TRIALS] == held[:STARTUP_TRIALS]
