@@ -143,6 +143,7 @@ class Running:
         self._folder = folder
         self.store = StudyStore(folder / "studies" / STUDY["name"])
         settings = {**STUDY, "storage": str(folder / "studies"), **changes}
+        self.begun: set[str] = set()
         self._file = folder / "study.yaml"
         self._file.write_text(yaml.safe_dump(settings))
         self.process = self.run()
@@ -157,8 +158,13 @@ class Running:
             )  # fmt: skip
         return self.process
 
+    def note_what_has_begun(self) -> None:
+        """Keep the keys of the trials so far: each has to be finished in the end."""
+        self.begun |= {files.folder.name for files in self.store.trials()}
+
     def kill(self) -> None:
         """End the study's process without a word."""
+        self.note_what_has_begun()
         _kill(self.process.pid)
         self.process.wait()
 
@@ -178,6 +184,7 @@ class Running:
     def until_in_the_middle(self, reports: int = 10) -> None:
         """Wait until some trials are over and others run."""
         self.wait(lambda: self.reports() >= reports)
+        self.note_what_has_begun()
 
     def until_all_go_on(self, at: float | None = None) -> float:
         """Seconds until every trial that was under way has reported again, or is over."""
@@ -380,29 +387,35 @@ def row(name: str, folder: Path) -> dict[str, Any]:
             study.run()
             code = study.end()
         told |= {"seconds": time.monotonic() - began, "exit_code_at_the_end": code}
-        found = {"fault": title, **told, **compare(study.store, folder / "none", name)}
+        found = {"fault": title, **told, **compare(study, folder / "none", name)}
         if name != "none":
             shutil.rmtree(here / "studies", ignore_errors=True)
     return found
 
 
-def compare(store: StudyStore, undisturbed: Path, name: str) -> dict[str, Any]:
-    """What is lost, doubled or different."""
+def compare(study: Running, undisturbed: Path, name: str) -> dict[str, Any]:
+    """What is lost, doubled or different.
+
+    A search that is resumed draws anew, so its later trials may be others than those of the
+    undisturbed run. What had begun when harm was done has to be finished, and the trials have to be
+    as many; those that both runs have are compared.
+    """
+    store = study.store
     wanted = StudyStore(undisturbed / "studies" / STUDY["name"])
     expected = {files.folder.name: files for files in wanted.trials()}
     found = {files.folder.name: files for files in store.trials()}
     finished = {key for key, files in found.items() if (files.end() or _NO_END).state == "finished"}
-    different = [
-        key for key in finished & expected.keys() if _figures(found[key]) != _figures(expected[key])
-    ]
+    common = finished & expected.keys()
+    different = [key for key in common if _figures(found[key]) != _figures(expected[key])]
     database = store.folder / "mlflow.db"
     if name == "mlflow":
         database = store.folder.parents[1] / "server.db"
     return {
         "state": results.status(store)["state"],
-        "trials_lost": len(expected.keys() - finished),
-        "trials_doubled": len(found.keys() - expected.keys()) + _doubled_runs(database),
+        "trials_lost": max(len(study.begun - finished), len(expected) - len(finished)),
+        "trials_doubled": max(0, len(found) - len(expected)) + _doubled_runs(database),
         **_rows(store, database),
+        "trials_compared": len(common),
         "trials_different": len(different),
         "optuna_disagrees": _optuna_disagrees(store),
     }
@@ -467,7 +480,8 @@ def _optuna_disagrees(store: StudyStore) -> int:
 def markdown(rows: dict[str, dict[str, Any]]) -> str:
     """The table of docs/reliability.md."""
     lines = [
-        "| fault | trials lost / doubled / different | rows lost / doubled | Optuna disagrees | |",
+        "| fault | trials lost / doubled / different of compared | rows lost / doubled | "
+        "Optuna disagrees | |",
         "|---|---|---|---|---|",
     ]
     for found in rows.values():
@@ -475,7 +489,7 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
         told = ", ".join(f"{k} {v:.0f}" for k, v in shown.items())
         lines.append(
             f"| {found['fault']} | {found['trials_lost']} / {found['trials_doubled']} / "
-            f"{found['trials_different']} | {found['rows_lost']} / {found['rows_doubled']} | "
+            f"{found['trials_different']} of {found.get('trials_compared', 14)} | {found['rows_lost']} / {found['rows_doubled']} | "
             f"{found['optuna_disagrees']} | {told} |"
         )
     return "\n".join(lines)
