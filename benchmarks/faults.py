@@ -480,8 +480,7 @@ def _optuna_disagrees(store: StudyStore) -> int:
 def markdown(rows: dict[str, dict[str, Any]]) -> str:
     """The table of docs/reliability.md."""
     lines = [
-        "| fault | trials lost / doubled / different of compared | rows lost / doubled | "
-        "Optuna disagrees | |",
+        "| fault | trials lost / doubled / different | rows lost / doubled | Optuna disagrees | |",
         "|---|---|---|---|---|",
     ]
     for found in rows.values():
@@ -489,7 +488,8 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
         told = ", ".join(f"{k} {v:.0f}" for k, v in shown.items())
         lines.append(
             f"| {found['fault']} | {found['trials_lost']} / {found['trials_doubled']} / "
-            f"{found['trials_different']} of {found.get('trials_compared', 14)} | {found['rows_lost']} / {found['rows_doubled']} | "
+            f"{found['trials_different']} of {found.get('trials_compared', 14)} | "
+            f"{found['rows_lost']} / {found['rows_doubled']} | "
             f"{found['optuna_disagrees']} | {told} |"
         )
     return "\n".join(lines)
