@@ -1,6 +1,6 @@
 """Figure 5 of the paper, on digits and streets: long output-only matching, with drift and without.
 
-    python benchmarks/figure5.py --seeds 0 1 --json benchmarks/results/figure5.json
+    python benchmarks/figure5.py --tasks digits --seeds 0 1 --json benchmarks/results/figure5.json
     python benchmarks/figure5.py --tasks streets --seeds 0 --json benchmarks/results/figure5.json
 
 Every report's checkpoint is held against the target's test split, after it was reported: a curve to

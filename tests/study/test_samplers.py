@@ -24,7 +24,7 @@ from gam_ray.study.store import EndRecord, EndState, ReportRecord, StudyStore, T
 
 MakeConfig = Callable[..., StudyConfig]
 SAMPLERS = get_args(SamplerName)
-TRIALS = STARTUP_TRIALS + 8
+TRIALS = STARTUP_TRIALS + 4
 
 SPACE = {
     "adaptation.moments.momentum": {
