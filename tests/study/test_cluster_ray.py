@@ -1,4 +1,4 @@
-"""The life of a study on a real cluster of two nodes, guarded by a token, from outside of it."""
+"""The life of a study on a real cluster of three nodes, guarded by a token, from outside of it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     a job's code over the other's, under running processes.
     """
     port, url_port = free_port(), free_port()
-    folders = [tmp_path_factory.mktemp(name, numbered=False) for name in ("r1", "r2")]
+    folders = [tmp_path_factory.mktemp(name, numbered=False) for name in ("r1", "r2", "r3")]
     url = f"http://127.0.0.1:{url_port}"
     head = start_node(
         "--head", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folders[0]}",
@@ -96,12 +96,13 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         wait_for(lambda: head.poll() is not None or answers(url))
         assert head.poll() is None, "the head did not start"
-        nodes.append(
+        nodes += [
             start_node(
-                f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.2",
-                f"--temp-dir={folders[1]}",
+                f"--address=127.0.0.1:{port}", f"--node-ip-address=127.0.0.{number}",
+                f"--temp-dir={folders[number - 1]}",
             )
-        )  # fmt: skip
+            for number in (2, 3)
+        ]  # fmt: skip
         yield url
     finally:
         for node in reversed(nodes):
@@ -155,20 +156,20 @@ def test_who_has_no_token_is_not_let_in(dashboard: str, gam_ray: GamRay) -> None
     assert "another" not in done.stderr.replace("none or another", "")
 
 
-def test_the_doctor_sees_both_nodes(dashboard: str, gam_ray: GamRay, study: Path) -> None:
+def test_the_doctor_sees_all_nodes(dashboard: str, gam_ray: GamRay, study: Path) -> None:
     def checks() -> dict[str, dict[str, Any]]:
         done = gam_ray("doctor", study, "--address", dashboard, "--json")
         assert done.returncode == 0, done.stdout + done.stderr
         return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
 
-    wait_for(lambda: checks()["nodes"]["found"] == "2 nodes answered")
+    wait_for(lambda: checks()["nodes"]["found"] == "3 nodes answered")
     found = checks()
     assert {name: check["state"] for name, check in found.items() if name != "disk"} == {
         "nodes": "ok", "versions": "ok", "gpus": found["gpus"]["state"], "auth": "ok",
         "plan": "ok", "memory": found["memory"]["state"], "storage": "ok", "mlflow": "ok",
         "data": "ok",
     }  # fmt: skip
-    assert "each of 2 nodes reads what the others wrote" in found["storage"]["found"]
+    assert "each of 3 nodes reads what the others wrote" in found["storage"]["found"]
     assert not list((study.parent / "studies").glob(".doctor*"))
 
 
