@@ -283,13 +283,18 @@ def twice(_: Cluster, study: Running) -> dict[str, Any]:
 
 
 def full_disk(_: Cluster, study: Running) -> dict[str, Any]:
-    """The storage cannot be written for a while: the study ends with an error, and resumes."""
+    """The storage is full for a while: the study ends with an error, and resumes."""
     study.until_in_the_middle()
-    root = study.store.folder.parent
-    subprocess.run(["/bin/mount", "-o", "remount,ro", str(root)], check=True)
+    filler = study.store.folder.parent / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(2**20))
+        except OSError:
+            file.flush()
     seconds = study.wait(lambda: False, 300)
     code = study.process.wait()
-    subprocess.run(["/bin/mount", "-o", "remount,rw", str(root)], check=True)
+    filler.unlink()
     study.run()
     return {"ended_within_s": seconds, "exit_code": code}
 
@@ -348,7 +353,7 @@ ROWS: dict[str, tuple[str, Harm]] = {
     "head": ("all nodes and the study's process killed -9, then resumed", head),
     "stop": ("stopped in order three times, resumed each time", stop),
     "twice": ("a second process runs the same study", twice),
-    "disk": ("storage read-only for a while", full_disk),
+    "disk": ("storage full for a while", full_disk),
     "mlflow": ("MLflow away at the start, and killed for 60 s", mlflow_away),
     "kills": ("the study's process killed -9 at 20 random moments", random_kills),
 }
@@ -509,10 +514,10 @@ def _cluster() -> Iterator[Cluster]:
 
 @contextmanager
 def _mounted(folder: Path, *, wanted: bool) -> Iterator[None]:
-    """A small file system of its own, which root can make read-only."""
+    """A small file system of its own, which can be filled; to mount it takes root."""
     folder.mkdir(parents=True, exist_ok=True)
     if wanted:
-        size = "size=500m"
+        size = "size=800m"
         subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True)
     try:
         yield
