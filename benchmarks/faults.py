@@ -32,7 +32,7 @@ from typing import Any
 
 import optuna
 import yaml
-from tables import stamp
+from tables import commit, stamp
 
 from gam_ray.study import results
 from gam_ray.study.store import StudyStore
@@ -392,7 +392,12 @@ def row(name: str, folder: Path) -> dict[str, Any]:
             study.run()
             code = study.end()
         told |= {"seconds": time.monotonic() - began, "exit_code_at_the_end": code}
-        found = {"fault": title, **told, **compare(study, folder / "none", name)}
+        found = {
+            "fault": title,
+            "commit": commit(),
+            **told,
+            **compare(study, folder / "none", name),
+        }
         if name != "none":
             shutil.rmtree(here / "studies", ignore_errors=True)
     return found
