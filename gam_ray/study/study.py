@@ -504,6 +504,8 @@ class Study:
                 name=f"tune-{int(time.time())}",
                 storage_path=str(config.folder / "ray"),
                 verbose=0,
+                # A relay has nothing to keep; Tune would write it to the storage, full or not.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 # Of the relay: what fails in a lane is a result here.
                 failure_config=tune.FailureConfig(max_failures=RELAY_FAILURES),
             ),
