@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -241,16 +241,20 @@ class Study:
         }
         self.store.write("state", state)
         watch = Watch(self.store, config.budget, state, gpus=self._gpus_held, on_stop=self._stop)
-        end: dict[str, Any] = {"state": "finished"}
+
+        def ended(**how: Any) -> None:
+            self.store.write(
+                "state", {**state, **how, "ended": time.time(), "spent": watch.spent()}
+            )
+
         try:
             with watch.watching():
                 yield watch
         except BaseException as error:
-            end = {"state": _end_of(error), "error": str(error)}
+            with suppress(OSError):  # what cannot be written is told by the error itself
+                ended(state=_end_of(error), error=str(error))
             raise
-        finally:
-            end |= {"ended": time.time(), "spent": watch.spent()}
-            self.store.write("state", {**state, **end})
+        ended(state="finished")
 
     def _gpus_held(self) -> float:
         resources = self.config.resources
@@ -313,7 +317,8 @@ class Study:
             status, timeout_s = "KILLED", STOP_TIMEOUT_S
             raise
         finally:
-            queue.append(StudyEnded(status, _now_ms()))
+            with suppress(OSError):  # of a storage that is full; the study's error says so
+                queue.append(StudyEnded(status, _now_ms()))
             end = sink.close(timeout_s)
             if end.waiting:
                 logger.warning(
