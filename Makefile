@@ -11,7 +11,7 @@ install = $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '$(
 	$(BIN)/python -m pip install -c constraints.txt -e '$(1)'; }
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test install install-dev lint format constraints clean
+.PHONY: help quickstart test test-cluster install install-dev lint format constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ quickstart: ## Install what is missing and run the first study
 
 test: lint ## Lint, then run all tests
 	$(BIN)/pytest
+
+test-cluster: .venv/.installed-dev ## Run the tests on a cluster of three nodes, five minutes
+	$(BIN)/pytest -m cluster
 
 install: .venv/.installed ## Install gam-ray in .venv
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import requests
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
 TOKEN = "0123456789abcdef" * 4
 START_S, END_S = 120, 600
