@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,7 +144,6 @@ class _Trial:
     started: float = 0.0
     steps_seen: set[int] = field(default_factory=set)
     decisions: dict[int, bool] = field(default_factory=dict)
-    stopped: bool = False
     distrust: tuple[str, ...] = ()
     kept: ReportRecord | None = None
     idle_reports: int = 0
@@ -154,6 +153,10 @@ class _Trial:
     @property
     def is_over(self) -> bool:
         return self.state in ("finished", "pruned", "failed")
+
+    @property
+    def stopped(self) -> bool:
+        return not all(self.decisions.values())
 
     @property
     def has_vote(self) -> bool:
@@ -189,10 +192,10 @@ class Broker:
         self._lost: set[str] = set()
         self._progress: tuple[str, int, int] | None = None
         self._life = life
+        told = _told(self._queue)
         for files in self._store.trials():
-            self._recover(files)
+            self._recover(files, told)
         self._recall()
-        self._tell_what_was_not_told()
 
     # What relays and the study call
 
@@ -219,11 +222,9 @@ class Broker:
             files.create(record)
             self._trials[key] = _Trial(record, files)
         trial = self._trials[key]
-        if self._closed and not trial.is_over:
-            self._give_up(trial, self._closed)
-        elif self._stopping and not trial.is_over and trial.lane is None:
-            self._pause(trial)
-        elif not trial.is_over and trial.lane is None and key not in self._waiting:
+        self._let_go_if_ending(trial)
+        is_held = trial.lane is not None or key in self._waiting
+        if not (self._closed or self._stopping or trial.is_over or is_held):
             self._waiting.append(key)
             self._remember()
         await self._notify()
@@ -240,7 +241,6 @@ class Broker:
         """What the schedule says to the report of `step`."""
         trial = self._trials[key]
         trial.decisions[step] = go_on
-        trial.stopped = trial.stopped or not go_on
         self._remember()
         await self._notify()
 
@@ -258,12 +258,7 @@ class Broker:
         """
         first, self._stopping = not self._stopping, True
         for trial in self._trials.values():
-            if trial.is_over:
-                continue
-            if trial.lane is not None and at_once:
-                trial.lane, trial.state = None, "planned"
-                self._pause(trial)
-            elif trial.lane is None and first:
+            if not trial.is_over and (first if trial.lane is None else at_once):
                 self._pause(trial)
         self._remember()
         await self._notify()
@@ -321,7 +316,7 @@ class Broker:
         self._lane_seen.pop(lane, None)
         for trial in self._trials.values():
             if trial.lane == lane and not trial.is_over:
-                trial.lane, trial.state = None, "planned"
+                self._release(trial, "planned")
                 trial.attempts -= not blame
                 if self._stopping:
                     self._pause(trial)
@@ -358,7 +353,6 @@ class Broker:
         """A trial has left its checkpoint."""
         trial = self._trials[key]
         if trial.lane == lane and not trial.is_over:
-            trial.lane, trial.state = None, "planned"
             self._pause(trial)
             self._remember()
         await self._notify()
@@ -458,8 +452,12 @@ class Broker:
 
     # Inside
 
-    def _recover(self, files: TrialFiles) -> None:
-        """Take up a trial that an earlier life of this study left on the storage."""
+    def _recover(self, files: TrialFiles, told: _Told) -> None:
+        """Take up a trial that an earlier life of this study left on the storage.
+
+        Tracking hears what it was not told before that life ended. Rows carry their own times, so
+        that none of them can stand twice.
+        """
         record, end = files.record(), files.end()
         trial = _Trial(record, files, state=end.state if end else "planned")
         trial.is_of_earlier_life = True
@@ -468,6 +466,8 @@ class Broker:
             assert trial.kept is not None
             heard = trial.kept.metrics[self._metric]
             trial.events.append(self._report_event(trial, report.step, heard))
+            if (record.key, report.step) not in told.reports:
+                self._queue.append(_reported(record.key, report))
         predictions = files.predictions()
         if trial.kept is not None and predictions is not None:
             self._standings.put(
@@ -476,6 +476,8 @@ class Broker:
         if end:
             self._hold_to_constraints(trial, end)
             trial.events.append(_end_event(trial, end))
+            if record.key not in told.ended:
+                self._tell_end(trial, end)
         self._trials[record.key] = trial
 
     def _recall(self) -> None:
@@ -492,16 +494,21 @@ class Broker:
         for key, held in known["held"].items():
             trial = self._trials[key]
             trial.decisions = {int(step): go_on for step, go_on in held["decisions"].items()}
-            trial.stopped = not all(trial.decisions.values())
             if not trial.is_over:
                 trial.lane, trial.attempts = held["lane"], held["attempts"]
                 trial.started, trial.state = held["started"], "running"
                 trial.is_of_earlier_life = False
         for trial in self._trials.values():
-            if self._closed and not trial.is_over:
-                self._give_up(trial, self._closed)
-            elif self._stopping and not trial.is_over and trial.lane is None:
-                self._pause(trial)
+            self._let_go_if_ending(trial)
+
+    def _let_go_if_ending(self, trial: _Trial) -> None:
+        """Tell a trial's relay that nothing comes any more, where the study was closed or stops."""
+        if trial.is_over:
+            return
+        if self._closed:
+            self._give_up(trial, self._closed)
+        elif self._stopping and trial.lane is None:
+            self._pause(trial)
 
     def _remember(self) -> None:
         """Keep what `_recall` needs."""
@@ -532,21 +539,6 @@ class Broker:
         except OSError as error:  # worth less than to go on, and trials meet it as well
             logger.warning("the broker's journal cannot be written: %s", error)
 
-    def _tell_what_was_not_told(self) -> None:
-        """Queue for tracking what is on storage and was not queued before an earlier broker died.
-
-        Rows carry their own times, so that none of them can stand twice.
-        """
-        reports, ended = _told(self._queue) if self._trials else (set(), set())
-        for key, trial in self._trials.items():
-            for report in trial.files.reports():
-                if (key, report.step) not in reports:
-                    self._queue.append(_reported(key, report))
-            end = trial.files.end()
-            if end and key not in ended:
-                for event in _ended(trial, end):
-                    self._queue.append(event)
-
     def _has_news_for_lanes(self) -> bool:
         return bool(self._waiting) or self._closed is not None or self._stopping
 
@@ -561,8 +553,7 @@ class Broker:
 
     def _pause(self, trial: _Trial) -> None:
         """Let a trial's relay go; it is planned for another life of the study."""
-        if trial.record.key in self._waiting:
-            self._waiting.remove(trial.record.key)
+        self._release(trial, "planned")
         trial.events.append(Event("paused", _last_step(trial), float("nan")))
         self._queue.append(TrialEnded(trial.record.key, "KILLED", _now_ms()))
 
@@ -662,16 +653,19 @@ class Broker:
         self._hold_to_constraints(trial, end)
         self._release(trial, end.state)
         trial.events.append(_end_event(trial, end))
+        self._tell_end(trial, end)
+        self._remember()
+
+    def _tell_end(self, trial: _Trial, end: EndRecord) -> None:
         for event in _ended(trial, end):
             self._queue.append(event)
-        self._remember()
 
     def _hold_to_constraints(self, trial: _Trial, end: EndRecord) -> None:
         constraints = self._config.search.constraints
         trial.violations = violations(trial.record, constraints, figures(trial.kept, end))
 
-    def _release(self, trial: _Trial, state: EndState) -> None:
-        """Take a trial that is over from its lane, or from those that wait."""
+    def _release(self, trial: _Trial, state: TrialState) -> None:
+        """Take a trial from its lane, or from those that wait."""
         trial.state = state
         trial.lane = None
         if trial.record.key in self._waiting:
@@ -743,10 +737,16 @@ def _started(record: TrialRecord, config: StudyConfig) -> TrialStarted:
     return TrialStarted(record.key, record.name, params, tags, _now_ms())
 
 
-def _told(queue: TrackingQueue) -> tuple[set[tuple[str | None, int]], set[str]]:
+class _Told(NamedTuple):
     """What was queued: reports by trial and step, and trials whose newest news is their end."""
-    reports: set[tuple[str | None, int]] = set()
-    ended: set[str] = set()
+
+    reports: set[tuple[str | None, int]]
+    ended: set[str]
+
+
+def _told(queue: TrackingQueue) -> _Told:
+    told = _Told(set(), set())
+    reports, ended = told
     for _, event in queue.read():
         match event:
             case MetricsReported() if any(name.startswith("score/") for name in event.values):
@@ -755,7 +755,7 @@ def _told(queue: TrackingQueue) -> tuple[set[tuple[str | None, int]], set[str]]:
                 ended.discard(event.trial)
             case TrialEnded():
                 ended.add(event.trial)
-    return reports, ended
+    return told
 
 
 def _reported(key: str, report: ReportRecord) -> MetricsReported:

@@ -305,7 +305,7 @@ class Lanes:
 
     def start(self) -> None:
         """Start as many as fit, and look after them from now on; returns at once."""
-        self._fit_cluster(None)
+        self._fit_cluster(LanesState({}, {}, 0, closed=False))
         self._thread.start()
 
     def close(self, timeout_s: float) -> None:
@@ -362,7 +362,7 @@ class Lanes:
         lost = self._broker.lane_lost.remote(lane.name, blame=blame)
         ray.get(lost, timeout=BROKER_TIMEOUT_S)
 
-    def _fit_cluster(self, known: LanesState | None) -> None:
+    def _fit_cluster(self, known: LanesState) -> None:
         """Start the lanes that lack; end the newest that have no place and have not begun."""
         self.wanted = self._plan()
         while len(self._lanes) < self.wanted:
@@ -370,8 +370,6 @@ class Lanes:
             self._made += 1
             self._lanes[lane.name] = lane
             lane.start()
-        if known is None:
-            return
         waiting = [lane for name, lane in self._lanes.items() if name not in known.lanes]
         for lane in waiting[len(waiting) - max(0, len(self._lanes) - self.wanted) :]:
             self._take_away(lane, known.reserved.get(lane.name, []), blame=False)

@@ -153,8 +153,7 @@ class Run:
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Tell the reporter, from the first worker alone."""
-        if rank() == 0:
-            self.reporter.progress(stage, done, total)
+        tell_progress(self.reporter, stage, done, total)
 
     def _network(self, step: int) -> dict[str, Any]:
         return {
@@ -163,6 +162,12 @@ class Run:
             "classes": len(self.data.class_names),
             "target": self.target.state_dict(),
         }
+
+
+def tell_progress(reporter: Reporter, stage: str, done: int, total: int) -> None:
+    """Tell a reporter how far a stage is, from the first worker alone."""
+    if rank() == 0:
+        reporter.progress(stage, done, total)
 
 
 def oracle_reading(network: MatchableNetwork, run: Run) -> OracleReading | None:

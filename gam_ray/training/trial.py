@@ -24,7 +24,6 @@ from gam_ray.adaptation import (
     layer_moments,
     layers_to_match,
     match_network,
-    rank,
     restore_matching,
     world_size,
 )
@@ -32,7 +31,14 @@ from gam_ray.config import StudentConfig, TrialConfig, derive_seed
 from gam_ray.domains import LabelledImages
 from gam_ray.networks import MatchableNetwork, build_network
 from gam_ray.selection.oracle import OracleReading
-from gam_ray.training.adapting import GeneralRun, Place, Run, batch_momentum, oracle_reading
+from gam_ray.training.adapting import (
+    GeneralRun,
+    Place,
+    Run,
+    batch_momentum,
+    oracle_reading,
+    tell_progress,
+)
 from gam_ray.training.augmentation import check_augmentation
 from gam_ray.training.checkpoints import load_checkpoint, load_newest
 from gam_ray.training.data import TaskData, load_task
@@ -88,11 +94,7 @@ def run_trial(
         check_augmentation("augmentation", config.augmentation, data.image_size)
     few = few_labelled(config, place.data_root) if config.fine_tuning else None
     sources = SourceCache(place.sources)
-
-    def progress(stage: str, done: int, total: int) -> None:
-        if rank() == 0:
-            reporter.progress(stage, done, total)
-
+    progress = partial(tell_progress, reporter)
     source = sources.get(
         config.task,
         config.pretraining,

@@ -446,7 +446,7 @@ def test_a_study_that_stops_lets_trials_pause_and_no_other_start(make_config: Ma
     assert isinstance(last, TrialStarted)  # its run in MLflow runs again
 
 
-@pytest.mark.parametrize("untold", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("untold", [1, 2, 3, 4, 5, 6, 7])
 def test_what_a_broker_had_no_time_to_tell_the_next_one_tells_once(
     make_config: MakeConfig, untold: int
 ) -> None:
