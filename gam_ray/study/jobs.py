@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import shlex
+import sys
 import tempfile
 import time
 import urllib.error
@@ -290,13 +291,19 @@ def is_dashboard(address: str | None) -> bool:
 def use_token() -> None:
     """Send the cluster's token where one is known: Ray does so only if its mode is set.
 
-    Ray reads the mode once, when it is imported.
+    Ray reads the mode once, when it is imported: where it was imported before, nothing is set,
+    since only processes started later would obey, and no longer go together with this one.
     """
-    if "RAY_AUTH_MODE" in os.environ:
+    if "RAY_AUTH_MODE" in os.environ or is_ray_imported():
         return
     known = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if known or (Path.home() / ".ray" / "auth_token").is_file():
         os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def is_ray_imported() -> bool:
+    """Whether this process has read Ray's settings, which it does once."""
+    return "ray" in sys.modules
 
 
 def study_text(config: StudyConfig) -> str:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from gam_ray.cli import app, common
 from gam_ray.cli.watching import status_lines
+from gam_ray.study import jobs
 from gam_ray.study.errors import StudyError, StudyStoppedError
 from gam_ray.study.store import StudyStore
 from gam_ray.study.study import Study
@@ -190,6 +191,7 @@ def test_a_cluster_gets_the_token_that_is_known_here(
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 32)
     monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that it is put back
     monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setattr(jobs, "is_ray_imported", lambda: False)
     gam_ray("run", study)
     assert "RAY_AUTH_MODE" not in os.environ
     gam_ray("run", study, "--address", "auto")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.server
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -230,6 +232,8 @@ def test_a_token_that_is_not_taken_is_told_without_showing_it(
     guarded: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-secret-of-32-characters-......")
+    monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that it is put back
+    monkeypatch.delenv("RAY_AUTH_MODE")
     with pytest.raises(StudyError, match=r"wants a token, and got none or another") as error:
         Jobs(guarded)
     assert "a-secret" not in str(error.value)
@@ -240,6 +244,7 @@ def test_a_known_token_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(jobs_module, "is_ray_imported", lambda: False)
     use_token()
     assert "RAY_AUTH_MODE" not in os.environ
     if where == "variable":
@@ -253,3 +258,11 @@ def test_a_known_token_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.delenv("RAY_AUTH_MODE")
     use_token()
     assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
+def test_no_mode_is_set_for_a_ray_that_has_read_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", sys.modules.get("ray", ModuleType("ray")))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 32)
+    use_token()
+    assert "RAY_AUTH_MODE" not in os.environ
