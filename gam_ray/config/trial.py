@@ -43,6 +43,9 @@ class AugmentationConfig(ConfigModel):
     """Largest random shift, as a fraction of height and of width."""
     zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Images are scaled by a random factor from 1 − zoom to 1 + zoom."""
+    colour: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Brightness, contrast and saturation are changed by random factors from 1 − colour to
+    1 + colour, and the hue by up to a tenth of it, of a turn."""
 
 
 class PretrainingConfig(ConfigModel):

@@ -82,6 +82,9 @@ def _transform(config: AugmentationConfig) -> Callable[..., Any] | None:
         transforms.append(v2.RandomCrop(config.crop))
     if config.flip:
         transforms.append(v2.RandomHorizontalFlip())
+    if config.colour:
+        factors = (config.colour,) * 3
+        transforms.append(v2.ColorJitter(*factors, hue=config.colour / 10))
     composed: Callable[..., Any] = v2.Compose(transforms)
     return composed
 

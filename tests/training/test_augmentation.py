@@ -153,3 +153,25 @@ def test_poly_is_the_schedule_of_segmentation() -> None:
     assert poly(0, 10) == 1
     expected = [0.771890, 0.535887, 0.287175]
     assert [poly(step, 4) for step in (1, 2, 3)] == pytest.approx(expected, rel=1e-5)
+
+
+def test_colours_change_by_what_is_asked_and_labels_do_not() -> None:
+    grey = torch.full((200, 3, 4, 4), 100, dtype=torch.uint8)
+    labels = torch.randint(0, 5, (200, 4, 4), dtype=torch.uint8)
+    jitter = Augmentation(AugmentationConfig(colour=0.2), seed=0)
+    images, same = jitter.pairs(grey, labels, step=0)
+    assert torch.equal(same, labels)
+    # An even grey has neither contrast nor saturation nor hue: its brightness alone is changed.
+    levels = images.flatten(1).float()
+    assert bool((levels.max(1).values - levels.min(1).values <= 1).all())
+    assert 80 <= levels.min() < 85
+    assert 115 < levels.max() <= 120
+
+
+def test_hue_turns_little_and_saturation_is_of_each_image() -> None:
+    red = torch.tensor([200, 60, 60], dtype=torch.uint8).view(1, 3, 1, 1).expand(100, 3, 4, 4)
+    images = Augmentation(AugmentationConfig(colour=0.5), seed=0).images(red, step=0).float()
+    pixels = images[:, :, 0, 0]
+    assert bool((pixels[:, 0] > pixels[:, 1:].max(1).values).all())  # stays red
+    spread = (pixels.max(1).values - pixels.min(1).values) / pixels.max(1).values
+    assert spread.std() > 0.05
