@@ -51,6 +51,7 @@ def parser(description: str, *, seeds: Sequence[int]) -> argparse.ArgumentParser
     options.add_argument("--data-root", type=Path, help="folder of the data sets")
     options.add_argument("--folder", type=Path, default=FOLDER, help="of runs, done and cut off")
     options.add_argument("--processes", type=int, default=os.cpu_count(), help="trials at once")
+    options.add_argument("--rows", nargs="+", help="words of the rows to run; by default all")
     options.add_argument("--full", action="store_true", help="the paper's lengths, for a GPU")
     return options
 
@@ -60,6 +61,8 @@ def run_rows(rows: Sequence[Row], options: argparse.Namespace) -> list[dict[str,
 
     Rows of one source network wait for each other's pretraining through the source cache.
     """
+    if options.rows:
+        rows = [row for row in rows if any(words in row.name for words in options.rows)]
     jobs = {(row.task, row.name, seed): row.config(seed) for seed in options.seeds for row in rows}
     done: dict[tuple[str, str, int], dict[str, Any]] = {}
     started = time.monotonic()

@@ -164,7 +164,7 @@ def test_colours_change_by_what_is_asked_and_labels_do_not() -> None:
     # An even grey has neither contrast nor saturation nor hue: its brightness alone is changed.
     levels = images.flatten(1).float()
     assert bool((levels.max(1).values - levels.min(1).values <= 1).all())
-    assert 80 <= levels.min() < 85
+    assert 78 <= levels.min() < 85  # each of three steps rounds down
     assert 115 < levels.max() <= 120
 
 
