@@ -114,13 +114,11 @@ class LanesState:
 
     Attributes:
         lanes: By name, those whose workers have started.
-        reserved: Ids of placement groups by the name of the lane that they were made for.
         reports: Reports taken so far, from all of them.
         closed: Whether lanes are to end.
     """
 
     lanes: dict[str, LaneState]
-    reserved: dict[str, list[str]]
     reports: int
     closed: bool
 
@@ -188,7 +186,6 @@ class Broker:
         self._stopping = False
         self._lane_seen: dict[str, float] = {}
         self._lanes: dict[str, tuple[str, ...]] = {}
-        self._reserved: dict[str, list[str]] = {}
         self._lost: set[str] = set()
         self._progress: tuple[str, int, int] | None = None
         self._life = life
@@ -301,7 +298,7 @@ class Broker:
         }
         reports = sum(len(trial.steps_seen) for trial in self._trials.values())
         closed = self._closed is not None or self._stopping
-        return LanesState(lanes, self._reserved, reports, closed=closed)
+        return LanesState(lanes, reports, closed=closed)
 
     async def lane_lost(self, lane: str, *, blame: bool = True) -> None:
         """A lane is gone for good: its trial is the next one's.
@@ -312,7 +309,6 @@ class Broker:
         """
         self._lost.add(lane)
         self._lanes.pop(lane, None)
-        self._reserved.pop(lane, None)
         self._lane_seen.pop(lane, None)
         for trial in self._trials.values():
             if trial.lane == lane and not trial.is_over:
@@ -328,11 +324,6 @@ class Broker:
         await self._notify()
 
     # What lanes call
-
-    async def lane_reserved(self, lane: str, placement_group: str) -> None:
-        """A placement group was made for a lane."""
-        self._reserved.setdefault(lane, []).append(placement_group)
-        self._remember()
 
     async def lane_started(self, lane: str, nodes: tuple[str, ...]) -> None:
         """The workers of a lane are there, for the first time or again."""
@@ -487,7 +478,7 @@ class Broker:
             return
         self._closed, self._stopping = known["closed"], known["stopping"]
         self._waiting = [key for key in known["waiting"] if not self._trials[key].is_over]
-        self._lost, self._reserved = set(known["lost"]), known["reserved"]
+        self._lost = set(known["lost"])
         for lane, nodes in known["lanes"].items():
             self._lanes[lane] = tuple(nodes)
             self._lane_seen[lane] = time.monotonic()
@@ -531,7 +522,6 @@ class Broker:
             "waiting": self._waiting,
             "held": held,
             "lanes": self._lanes,
-            "reserved": self._reserved,
             "lost": sorted(self._lost),
         }
         try:

@@ -10,15 +10,18 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gam_ray.config import StudyConfig
 from gam_ray.study.broker import LanesState
 from gam_ray.study.plan import Plan
 from gam_ray.training.reports import DivergedError, Report, TrialPausedError, Verdict
+
+if TYPE_CHECKING:
+    from gam_ray.study.lane_trainer import LaneTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +216,8 @@ class Lane:
         self._settings = settings
         self._config = config
         self._plan = plan
-        self._trainer: Any = None
+        self._trainer: LaneTrainer | None = None
+        self._is_let_go = False
         self._thread = threading.Thread(target=self._fit, name=settings.name, daemon=True)
 
     def start(self) -> None:
@@ -232,30 +236,32 @@ class Lane:
 
     def abort(self) -> None:
         """End the group now, whatever it does."""
-        import ray
-
-        controller = getattr(self._trainer, "controller", None)
-        if controller is not None:
-            ray.kill(controller)
+        self._is_let_go = True
+        if self._trainer is not None:
+            self._trainer.let_go()
 
     def _fit(self) -> None:
         try:
             self._trainer = self._build()
-            self._trainer.fit()
+            if not self._is_let_go:  # while it was built
+                self._trainer.fit()
         except Exception as error:
             logger.debug("lane %s ended", self.name, exc_info=True)
             self.error = error
 
-    def _build(self) -> Any:
+    def _build(self) -> LaneTrainer:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig
+
+        from gam_ray.study.lane_trainer import LaneTrainer
 
         plan, folder = self._plan, self._config.folder
         resources = {"CPU": plan.cpus_per_worker}
         if plan.gpus_per_worker:
             resources["GPU"] = plan.gpus_per_worker
         backend = "cpu:gloo,cuda:nccl" if plan.gpus_per_worker else "gloo"
-        return _trainer_class()(
+        return LaneTrainer(
+            work,
             self._settings,
             torch_config=TorchConfig(backend=backend, timeout_s=COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
@@ -305,7 +311,7 @@ class Lanes:
 
     def start(self) -> None:
         """Start as many as fit, and look after them from now on; returns at once."""
-        self._fit_cluster(LanesState({}, {}, 0, closed=False))
+        self._fit_cluster(LanesState({}, 0, closed=False))
         self._thread.start()
 
     def close(self, timeout_s: float) -> None:
@@ -338,7 +344,7 @@ class Lanes:
             gone = state is not None and not nodes.issuperset(state.nodes)
             silent = state is not None and state.silent_s > self._silence_s
             if gone or silent or not lane.is_alive:
-                self._take_away(lane, known.reserved.get(lane.name, []), blame=not gone)
+                self._take_away(lane, blame=not gone)
                 deaths += not gone
         self._deaths += min(1, deaths)  # several at once may have one cause
         if known.reports > self._reports:
@@ -349,13 +355,11 @@ class Lanes:
             return
         self._fit_cluster(known)
 
-    def _take_away(self, lane: Lane, reserved: Sequence[str], *, blame: bool) -> None:
+    def _take_away(self, lane: Lane, *, blame: bool) -> None:
         """End what is left of a lane; the next one that is free goes on with its trial."""
         import ray
 
         lane.abort()
-        for placement_group in reserved:
-            _free(placement_group)
         del self._lanes[lane.name]
         self._error = lane.error
         logger.warning("%s is gone; its trial goes on in another lane", lane.name)
@@ -372,76 +376,4 @@ class Lanes:
             lane.start()
         waiting = [lane for name, lane in self._lanes.items() if name not in known.lanes]
         for lane in waiting[len(waiting) - max(0, len(self._lanes) - self.wanted) :]:
-            self._take_away(lane, known.reserved.get(lane.name, []), blame=False)
-
-
-def _free(placement_group: str) -> None:
-    """Give back what a dead controller had reserved: Ray keeps it as long as the study lives."""
-    from ray import PlacementGroupID
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
-    remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(placement_group)))
-
-
-# Callbacks of Ray's trainer with an actor each, which costs every lane 200 MB and, while all
-# start, six seconds of a core. Lanes have no Ray data sets; and what a lane has reserved is given
-# back here when its controller was killed.
-_LEFT_OUT = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
-
-
-def _trainer_class() -> Any:
-    """Ray's TorchTrainer without what lanes have no use for, and with a controller to be had.
-
-    Where Ray names its parts otherwise, the trainer is as Ray has it.
-    """
-    from ray.train.torch import TorchTrainer
-
-    class LaneTrainer(TorchTrainer):
-        controller: Any = None
-
-        def __init__(self, settings: LaneSettings, **arguments: Any) -> None:
-            self._settings = settings
-            super().__init__(work, train_loop_config=settings, **arguments)
-
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            return [each for each in callbacks if type(each).__name__ not in _LEFT_OUT]
-
-        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-            try:
-                self.controller = _start_controller(self._settings, arguments)
-            except (ImportError, AttributeError):
-                return super()._initialize_and_run_controller(**arguments)
-            ray.get(self.controller.run.remote())
-            return ray.get(self.controller.get_result.remote())
-
-    import ray
-
-    return LaneTrainer
-
-
-def _start_controller(settings: LaneSettings, arguments: Mapping[str, Any]) -> Any:
-    """The actor that looks after one group of workers, on this node.
-
-    What it reserves it tells the broker: where it is killed, somebody has to give that back.
-    """
-    import ray
-    from ray.train.v2._internal.constants import get_env_vars_to_propagate
-    from ray.train.v2._internal.execution.controller import TrainController
-    from ray.train.v2._internal.execution.worker_group import WorkerGroup
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    class LaneWorkers(WorkerGroup):
-        def _create_placement_group(self, *given: Any, **named: Any) -> Any:
-            handle = super()._create_placement_group(*given, **named)
-            made = handle.placement_group.id.hex()
-            settings.broker.lane_reserved.remote(settings.name, made)
-            return handle
-
-    class LaneController(TrainController):
-        worker_group_cls = LaneWorkers
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0)(LaneController)
-    environment = {"env_vars": get_env_vars_to_propagate()}
-    return actor.options(scheduling_strategy=here, runtime_env=environment).remote(**arguments)
+            self._take_away(lane, blame=False)

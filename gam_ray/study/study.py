@@ -72,6 +72,10 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Controllers of lanes are threads of this process, whose logging is not theirs.
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    # What asks a Ray that was shut down shall not start another one.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     # At Ray's 15 the training itself, in workers, would yield to whatever else the machine does.
@@ -155,9 +159,12 @@ class Study:
             # Ray starts while the settings are checked, and what lanes and search need is imported.
             with ThreadPoolExecutor(1) as executor:
                 check = executor.submit(self._check_settings)
-                executor.submit(_import_all)
+                imports = executor.submit(_import_all)
                 with _ray(address):
                     check.result()
+                    # Modules of Ray's that import each other are found half made by threads that
+                    # begin at different ends.
+                    imports.result()
                     self._run(listener)
             return results.best(self.store)
 
@@ -654,8 +661,9 @@ def _set_environment(address: str | None) -> None:
 
 def _import_all() -> None:
     """Import what is needed once Ray is up: it takes seconds."""
-    import ray.train.torch
     import ray.tune  # noqa: F401
+
+    import gam_ray.study.lane_trainer  # noqa: F401
 
 
 def _init(**arguments: Any) -> None:

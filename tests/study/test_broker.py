@@ -294,7 +294,6 @@ def test_a_broker_that_died_goes_on_where_it_was(make_config: MakeConfig) -> Non
     async def scenario() -> None:
         lives = Lives(make_config(), (10, 20))
         keys = [await lives.now.submit({WEIGHT: weight}) for weight in (1.0, 2.0, 3.0)]
-        await lives.now.lane_reserved("lane-0", "group")
         await lives.now.lane_started("lane-0", ("node",))
         await lives.now.next_trial("lane-0", 1)
         await lives.now.decide(keys[0], 10, go_on=True)
@@ -308,7 +307,7 @@ def test_a_broker_that_died_goes_on_where_it_was(make_config: MakeConfig) -> Non
         assert (await broker.next_trial("lane-0", 1)).key == keys[1]
         assert (await broker.next_trial("lane-1", 1)).key == keys[2]
         state = await broker.lanes()
-        assert (state.lanes["lane-0"].nodes, state.reserved["lane-0"]) == (("node",), ["group"])
+        assert state.lanes["lane-0"].nodes == ("node",)
         late = await broker.submit({WEIGHT: 4.0})
         await broker.stop()
         broker = lives.next()
