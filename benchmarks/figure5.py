@@ -131,7 +131,7 @@ def draw(curves: list[dict[str, Any]]) -> None:
                 axes.plot(found["steps"], found["test"], color=colour, label=label)
         title, quality = TITLES[task]
         axes.set(xlabel="adaptation steps", ylabel=quality, title=f"{title}, a line a seed")
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
         axes.grid(alpha=0.3)
     figure.savefig(PICTURE, dpi=120)
 
