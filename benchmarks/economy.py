@@ -6,7 +6,7 @@ Digits drawn from fonts → handwriting, short trials. For each seed two studies
 both led by one absolute score without labels (ClassAMI): a random search of 60 whole trials, and
 gam_ray's own way, TPE with ASHA and the collapse guard. Counted in adaptation steps, which are the
 same on every machine, in the order in which reports came: how many until the best score of the
-random search was reached. What the guard distrusts does not count for either. Some minutes a seed on
+random search was reached. What the guard distrusts counts for neither. Some minutes a seed on
 two cores.
 """
 

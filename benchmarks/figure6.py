@@ -3,7 +3,7 @@
     python benchmarks/figure6.py --seeds 0 1 2 --json benchmarks/results/figure6.json
 
 The network as it is and the adapted one are trained on 1, 10, 25 or 35 labelled images of CamVid's
-training split (`fine_tuning`); lengths and settings of `table3.py`, from its coloured source.
+training split (`fine_tuning`); lengths and settings of `table3.py`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ METHODS = ("no adaptation", "GAM")
 
 def rows(lengths: dict[str, Any]) -> list[Row]:
     """Both networks, without labels and with so many."""
-    prefix = "coloured source, "
-    found = {
-        row.name.removeprefix(prefix): row for row in table3.rows(lengths) if prefix in row.name
-    }
+    found = {row.name: row for row in table3.rows(lengths)}
     return [
         Row(
             table3.TITLE,
