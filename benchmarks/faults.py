@@ -348,7 +348,6 @@ ROWS: dict[str, tuple[str, Harm]] = {
     "worker": ("a worker killed -9 in the middle of a step", _kill_one("ray::RayTrainWorker")),
     "relay": ("a relay killed -9", _kill_one("ray::Relay")),
     "broker": ("the broker killed -9", _kill_one("ray::Broker")),
-    "controller": ("a lane's controller killed -9", _kill_one("ray::TrainController")),
     "node": ("a node killed, back after 20 s", node),
     "head": ("all nodes and the study's process killed -9, then resumed", head),
     "stop": ("stopped in order three times, resumed each time", stop),

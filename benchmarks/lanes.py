@@ -14,9 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def main() -> None:
         if given.plain:
             general = [each for each in configs if each.adaptation.kind == "general"]
             found["a group for every trial"] = grouped(general, folder)
+        found["between trials"] = between(configs, folder)
         one_step = {**TRIAL, "steps": 1, "report_every": 1}
         found["one step"] = study("one-step", one_step, 2 * given.trials, folder)
     found["wall ÷ (Σ trials ÷ slots)"] = found["study"]["trials_s"] / (
@@ -107,6 +109,54 @@ def alone(configs: list[TrialConfig], folder: Path) -> dict[str, Any]:
         began = time.time()
         each = list(pool.map(run_alone, configs, *repeated(folder, len(configs))))
     return {"all_s": time.time() - began, "each_s": each}
+
+
+def between(configs: list[TrialConfig], folder: Path) -> dict[str, float]:
+    """Median seconds from one trial's last step to the next one's first, and of their parts.
+
+    In a process that runs one after another, as a lane's worker does: the last report (predictions,
+    scores, checkpoints), what the oracle reads after it, and the rest, which is building networks,
+    optimizers and streams and reading the next trial's data and source network.
+    """
+    with ProcessPoolExecutor(1) as pool:
+        gaps = pool.submit(_gaps, configs, folder).result()
+    return {name: statistics.median(gap[name] for gap in gaps) for name in gaps[0]}
+
+
+def _gaps(configs: list[TrialConfig], folder: Path) -> list[dict[str, float]]:
+    from gam_ray.adaptation import GeneralMatching
+    from gam_ray.training import trial
+    from gam_ray.training.adapting import Run
+
+    spans: list[tuple[str, float, float]] = []
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*given, **named)
+            finally:
+                spans.append((name, began, time.perf_counter()))
+
+        return call
+
+    GeneralMatching.step = timed("step", GeneralMatching.step)  # type: ignore[method-assign]
+    Run.report = timed("last report", Run.report)  # type: ignore[method-assign]
+    trial.oracle_reading = timed("oracle", trial.oracle_reading)
+    ends = []
+    for config in (each for each in configs if each.adaptation.kind == "general"):
+        run_alone(config, folder / ".sources", Path(tempfile.mkdtemp(dir=folder)))
+        ends.append(len(spans))
+    return [_gap(spans, end) for end in ends[1:-1]]  # the first trial of a process imports
+
+
+def _gap(spans: list[tuple[str, float, float]], end: int) -> dict[str, float]:
+    """Where the time went from the last step before `spans[end]` to the first one from there on."""
+    last = max(place for place in range(end) if spans[place][0] == "step")
+    first = next(place for place in range(end, len(spans)) if spans[place][0] == "step")
+    parts = {name: ended - began for name, began, ended in spans[last + 1 : end]}
+    whole = spans[first][1] - spans[last][2]
+    return {"all": whole, **parts, "the rest": whole - sum(parts.values())}
 
 
 def repeated(folder: Path, count: int) -> tuple[list[Path], list[Path]]:

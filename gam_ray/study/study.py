@@ -523,10 +523,24 @@ class Study:
             ),
         )
         if search.trials:
+            self._wait_for_a_lane(broker)
             tuner.fit()
         self._wait_until_idle(broker)
         if not self._is_stopping:  # what is paused stays open
             search.settle()
+
+    def _wait_for_a_lane(self, broker: Any) -> None:
+        """Let lanes have the cores while they start: relays would take them, and have time.
+
+        The first lanes have the baselines to run, which no relay waits for.
+        """
+        import ray
+
+        while not self._is_stopping:
+            known = ray.get(broker.lanes.remote())
+            if known.lanes or known.closed:
+                return
+            time.sleep(POLL_S)
 
     def _choose(self, state: str) -> None:
         """Choose by the final scores, and write down the choice and the study's state."""
