@@ -140,7 +140,7 @@ class SegmentationDomain(Domain):
 
         They are mapped from a file: nobody should write to them.
         """
-        if not self.class_lists or self._files(split).labels is None:
+        if not self.class_lists or self.files(split).labels is None:
             raise LabelsMissingError(
                 f"Domain {self.name!r} has no labels for its {split!r} split: there is no folder "
                 f"of them in {self.folder}. Take it as a target, or get the labels."
@@ -154,7 +154,13 @@ class SegmentationDomain(Domain):
         images = self._open(split).images
         return images.without_labels() if isinstance(images, LabelledImages) else images
 
-    def _files(self, split: Split) -> SplitFiles:
+    def files(self, split: Split) -> SplitFiles:
+        """Return the files of a split, undecoded.
+
+        Raises:
+            DataMissingError: Files are absent.
+            ValueError: There is no such split, or two files claim to be the same image.
+        """
         check_split(split)
         if split not in self._listed:
             self._listed[split] = self._list(split)
@@ -168,7 +174,7 @@ class SegmentationDomain(Domain):
         return self._opened[split]
 
     def _recipe(self, split: Split) -> Recipe:
-        files, size = self._files(split), self.image_shape[1:]
+        files, size = self.files(split), self.image_shape[1:]
         classes = {} if files.labels is None else self._classes_of_ids()
         table = LabelTable(classes)
 
