@@ -3,15 +3,13 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from gam_ray.domains.base import (
@@ -26,10 +24,15 @@ from gam_ray.domains.base import (
     listing,
     log_split,
 )
-from gam_ray.domains.image_files import DAMAGE, decoding_threads, first_ten
+from gam_ray.domains.image_files import (
+    Result,
+    attempt_each,
+    first_ten,
+    mode_of,
+    upright,
+    upright_size,
+)
 from gam_ray.domains.registry import argument_path, register_domain
-
-Result = TypeVar("Result")
 
 _LAYOUTS = (
     "  train/CLASS/*.png and test/CLASS/*.png, and if wanted held_out/CLASS/*.png",
@@ -126,7 +129,7 @@ class ImageFolder(Domain):
 
     @cached_property
     def _own_channels(self) -> int:
-        return 1 if _GREY.issuperset(_for_each(self._paths(), _mode, self.folder)) else 3
+        return 1 if _GREY.issuperset(_for_each(self._paths(), mode_of, self.folder)) else 3
 
     @cached_property
     def _own_size(self) -> tuple[int, int]:
@@ -344,15 +347,8 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
 
 
-def _mode(path: Path) -> str:
-    with Image.open(path) as image:
-        if image.mode[0] in "IF":
-            raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
-        return image.mode
-
-
 def _common_size(paths: Sequence[Path], folder: Path) -> tuple[int, int]:
-    sizes = _for_each(paths, _upright_size, folder)
+    sizes = _for_each(paths, upright_size, folder)
     examples = dict(zip(sizes, paths, strict=True))
     if len(examples) > 1:
         told = [
@@ -368,28 +364,13 @@ def _common_size(paths: Sequence[Path], folder: Path) -> tuple[int, int]:
     return sizes[0]
 
 
-def _upright_size(path: Path) -> tuple[int, int]:
-    """Return height and width of an image that is turned as its EXIF orientation says."""
-    with Image.open(path) as image:
-        if ExifTags.Base.Orientation not in image.getexif():
-            return image.height, image.width
-    upright = _upright(path)  # Whether the size is turned before it is loaded differs by format.
-    return upright.height, upright.width
-
-
-def _upright(path: Path) -> Image.Image:
-    # Given a path, Pillow maps uncompressed TIFFs, and mixes up the pixels of turned ones.
-    with path.open("rb") as file, Image.open(file) as image:
-        return ImageOps.exif_transpose(image)
-
-
 def _decode(paths: Sequence[Path], shape: tuple[int, int, int], folder: Path) -> UnlabelledImages:
     channels, height, width = shape
     images = torch.empty((len(paths), *shape), dtype=torch.uint8)
     places = dict(zip(paths, images.numpy(), strict=True))
 
     def decode(path: Path) -> None:
-        image = _upright(path).convert("L" if channels == 1 else "RGB")
+        image = upright(path).convert("L" if channels == 1 else "RGB")
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(resized).reshape(height, width, channels)
         places[path][:] = pixels.transpose(2, 0, 1)
@@ -404,18 +385,7 @@ def _for_each(paths: Sequence[Path], work: Callable[[Path], Result], folder: Pat
     Raises:
         ValueError: It failed. All failures are counted, and the first ten told.
     """
-    faults: dict[Path, Exception] = {}
-
-    def attempt(path: Path) -> list[Result]:
-        try:
-            return [work(path)]
-        except DAMAGE as error:
-            faults[path] = error
-            return []
-
-    Image.init()  # Here, because threads would do it at once.
-    with ThreadPoolExecutor(decoding_threads()) as pool:
-        results = [result for made in pool.map(attempt, paths) for result in made]
+    results, faults = attempt_each(paths, work)
     if faults:
         raise ValueError(_unusable(faults, folder))
     return results
