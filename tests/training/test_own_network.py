@@ -1,5 +1,6 @@
 """A user's own network, adapted in a notebook: the same as a trial, whatever the images come as."""
 
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,8 @@ def test_it_is_what_a_trial_does_with_the_same_settings_and_seed(
         scores = {f"score/{name}": value for name, value in entry.scores.items()}
         assert {**scores, **entry.metrics} == report.metrics
     other = adapt(source, SOURCE.images, TARGET.images, **settings(seed=4))
-    assert not torch.equal(other.network.fc4.weight, adapted.fc4.weight)  # type: ignore[union-attr]
+    learned = other.network.get_parameter("fc3.1.weight")
+    assert not torch.equal(learned, adapted.get_parameter("fc3.1.weight"))
 
 
 def test_a_users_own_module_of_the_same_layers_becomes_the_same(
@@ -253,3 +255,11 @@ def test_nothing_is_left_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     adapt(Plain(), SOURCE.images, TARGET.images, layers=PLACES, steps=1, batch_size=4)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_guides_example_runs() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "own_data.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - the project's own
+    assert [entry.step for entry in names["found"].history] == [10, 20]
