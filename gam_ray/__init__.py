@@ -1,17 +1,23 @@
 """Hyperparameter studies for unsupervised domain adaptation, chosen without target labels."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gam_ray.study.study import Study
+    from gam_ray.training.own_network import Adapted, adapt
 
-__all__ = ["Study"]
+__all__ = ["Adapted", "Study", "adapt"]
+
+_HOMES = {
+    "Adapted": "gam_ray.training.own_network",
+    "Study": "gam_ray.study.study",
+    "adapt": "gam_ray.training.own_network",
+}
 
 
 def __getattr__(name: str) -> object:
-    """Import `Study` when it is asked for: what it needs takes seconds to import."""
-    if name == "Study":
-        from gam_ray.study.study import Study
-
-        return Study
+    """Import a name when it is asked for: what it needs takes seconds to import."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'gam_ray' has no attribute {name!r}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gam_ray.cli import choosing, cluster, running, watching
+from gam_ray.cli import choosing, cluster, running, starting, watching
 from gam_ray.cli.common import out
 from gam_ray.study.versions import installed_version
 
@@ -22,8 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-RUN, WATCH, CHOOSE = "Run", "Watch and stop", "Choose"
+START, RUN, WATCH, CHOOSE = "Start", "Run", "Watch and stop", "Choose"
 for _command, _panel in (
+    (starting.init, START),
     (running.run, RUN),
     (running.train, RUN),
     (cluster.submit, RUN),

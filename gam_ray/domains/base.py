@@ -126,6 +126,11 @@ class Domain(ABC):
             labels nor names: as a target it takes the source's (`load_pair` sets them).
         class_lists: Class names by the name of the list, such as `camvid-11`, in order of
             preference, where a domain's constructor lets one choose among them (`classes`).
+        keeps_class_names: Whether the domain knows each label by its class's name, so that
+            `class_names` may be set to a longer list, and labels are then numbered by that.
+        channels: Of the images, where the domain can have them grey (1) or in colour (3) and this
+            was set; None is what its files are. A domain that cannot does not `takes_channels`.
+        takes_channels: Whether `channels` may be set, before the first split is asked for.
         image_shape: `(C, H, W)` of every image; known once the domain is constructed.
     """
 
@@ -133,6 +138,9 @@ class Domain(ABC):
     problem: Problem = "classification"
     class_names: tuple[str, ...]
     class_lists: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    keeps_class_names: bool = False
+    channels: int | None = None
+    takes_channels: bool = False
     image_shape: tuple[int, int, int]
 
     def __init__(self, data_root: Path) -> None:

@@ -3,9 +3,14 @@
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
+
+Result = TypeVar("Result")
 
 DAMAGE = (
     OSError,
@@ -27,6 +32,53 @@ _TOLD = 10
 def decoding_threads() -> int:
     """Return how many threads decode images at once."""
     return min(_MOST_THREADS, os.cpu_count() or 1)
+
+
+def attempt_each(
+    paths: Sequence[Path], work: Callable[[Path], Result]
+) -> tuple[list[Result], dict[Path, Exception]]:
+    """Return what `work` makes of each path, in several threads, and why it failed for others."""
+    faults: dict[Path, Exception] = {}
+
+    def attempt(path: Path) -> list[Result]:
+        try:
+            return [work(path)]
+        except DAMAGE as error:
+            faults[path] = error
+            return []
+
+    Image.init()  # Here, because threads would do it at once.
+    with ThreadPoolExecutor(decoding_threads()) as pool:
+        results = [result for made in pool.map(attempt, paths) for result in made]
+    return results, faults
+
+
+def mode_of(path: Path) -> str:
+    """Return Pillow's mode of an image file, such as L or RGB, from its header.
+
+    Raises:
+        ValueError: It has more than 8 bits a channel.
+    """
+    with Image.open(path) as image:
+        if image.mode[0] in "IF":
+            raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+        return image.mode
+
+
+def upright(path: Path) -> Image.Image:
+    """Return an image, decoded, and turned as its EXIF orientation says."""
+    # Given a path, Pillow maps uncompressed TIFFs, and mixes up the pixels of turned ones.
+    with path.open("rb") as file, Image.open(file) as image:
+        return ImageOps.exif_transpose(image)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return height and width of an image that is turned as its EXIF orientation says."""
+    with Image.open(path) as image:
+        if ExifTags.Base.Orientation not in image.getexif():
+            return image.height, image.width
+    turned = upright(path)  # Whether the size is turned before it is loaded differs by format.
+    return turned.height, turned.width
 
 
 def first_ten(items: Iterable[str]) -> list[str]:

@@ -1,17 +1,15 @@
-"""A user's own images for classification: `image-folder:PATH`."""
+"""A user's own images for classification: `image-folder:PATH`, and `unlabelled-folder:PATH`."""
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from gam_ray.domains.base import (
@@ -26,10 +24,15 @@ from gam_ray.domains.base import (
     listing,
     log_split,
 )
-from gam_ray.domains.image_files import DAMAGE, decoding_threads, first_ten
+from gam_ray.domains.image_files import (
+    Result,
+    attempt_each,
+    first_ten,
+    mode_of,
+    upright,
+    upright_size,
+)
 from gam_ray.domains.registry import argument_path, register_domain
-
-Result = TypeVar("Result")
 
 _LAYOUTS = (
     "  train/CLASS/*.png and test/CLASS/*.png, and if wanted held_out/CLASS/*.png",
@@ -60,10 +63,11 @@ class ImageFolder(Domain):
     sorted paths, so that adding or removing an image changes the splits. Names that begin with a
     dot and files without an image's suffix are passed over.
 
-    Images are grey (one channel) if the files of all splits are, and RGB otherwise; transparency is
-    dropped. They are turned as their EXIF orientation says, and stretched to `size` (bilinear,
-    antialiased). A split is decoded when it is first asked for and then kept **in memory**, one
-    byte a value: 30,000 images of 224x224 in colour take 4.5 GB in every worker process.
+    Images are grey (one channel) if the files of all splits are, and RGB otherwise, unless
+    `channels` says so; transparency is dropped. They are turned as their EXIF orientation says, and
+    stretched to `size` (bilinear, antialiased). A split is decoded when it is first asked for and
+    then kept **in memory**, one byte a value: 30,000 images of 224x224 in colour take 4.5 GB in
+    every worker process.
 
     Args:
         data_root: The folder of all data sets.
@@ -79,6 +83,8 @@ class ImageFolder(Domain):
     """
 
     class_names: tuple[str, ...]
+    keeps_class_names = True
+    takes_channels = True
 
     def __init__(
         self, data_root: Path, *, argument: str, size: tuple[int, int] | None = None
@@ -86,21 +92,51 @@ class ImageFolder(Domain):
         super().__init__(data_root)
         self.folder = argument_path(data_root, argument)
         self._size = size
-        self._parts = _list_parts(self.folder)
+        self._parts = self._list(self.folder)
         classes = {name for part in self._parts.values() for name in part.classes or ()}
         self.class_names = tuple(sorted(classes))
         self._decoded: dict[Split, UnlabelledImages] = {}
 
-    @cached_property
+    def _list(self, folder: Path) -> dict[Split, "_Part"]:
+        return _list_parts(folder)
+
+    def files(self, split: Split) -> tuple[Path, ...]:
+        """Return the files of a split's images, in their order, undecoded.
+
+        Raises:
+            ValueError: There is no such split.
+        """
+        check_split(split)
+        return self._parts[split].paths
+
+    def classes_of_files(self, split: Split) -> tuple[str, ...] | None:
+        """Return the class of each of `files(split)`; None where there are no labels.
+
+        Raises:
+            ValueError: There is no such split.
+        """
+        check_split(split)
+        return self._parts[split].classes
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:  # type: ignore[override]
         """`(C, H, W)` of every image. The first use looks into all files.
 
         Raises:
             ValueError: The images have several sizes and none was given, or files are damaged.
         """
-        paths = [path for part in self._parts.values() for path in part.paths]
-        grey = _GREY.issuperset(_for_each(paths, _mode, self.folder))
-        return (1 if grey else 3, *(self._size or _common_size(paths, self.folder)))
+        return (self.channels or self._own_channels, *(self._size or self._own_size))
+
+    @cached_property
+    def _own_channels(self) -> int:
+        return 1 if _GREY.issuperset(_for_each(self._paths(), mode_of, self.folder)) else 3
+
+    @cached_property
+    def _own_size(self) -> tuple[int, int]:
+        return _common_size(self._paths(), self.folder)
+
+    def _paths(self) -> list[Path]:
+        return [path for part in self._parts.values() for path in part.paths]
 
     def labelled(self, split: Split) -> LabelledImages:
         """Return a split's images and labels; see `Domain.labelled`."""
@@ -124,6 +160,23 @@ class ImageFolder(Domain):
         return self._decoded[split]
 
 
+@register_domain("unlabelled-folder")
+class UnlabelledFolder(ImageFolder):
+    """All images of a folder and of those below it, without labels: a target alone.
+
+    For folders that are no classes, such as days or cameras. The images become three splits as
+    those of an `ImageFolder` do; names, sizes and channels are its, too.
+
+    Raises:
+        DataMissingError: There is no such folder.
+        ValueError: It has fewer than three images.
+    """
+
+    def _list(self, folder: Path) -> dict[Split, "_Part"]:
+        _check_is_there(folder)
+        return _carve(_Part(tuple(_images_below(folder)), None), ("held_out", "test"), folder)
+
+
 @dataclass(frozen=True)
 class _Part:
     """Some of the files, and the class of each unless there are none."""
@@ -137,13 +190,17 @@ class _Part:
         return _Part(tuple(self.paths[row] for row in rows), classes)
 
 
-def _list_parts(folder: Path) -> dict[Split, _Part]:
+def _check_is_there(folder: Path) -> None:
     if not folder.is_dir():
         raise DataMissingError(
             "An image folder is a folder of images, but there is no folder "
             f"{folder}; {folder.parent} has: {listing(folder.parent)}. Correct the path: one that "
             "is not absolute is looked for in the data root (--data-root or GAM_RAY_DATA)."
         )
+
+
+def _list_parts(folder: Path) -> dict[Split, _Part]:
+    _check_is_there(folder)
     folders = {each.name: each for each in _folders(folder)}
     if {"train", "test"} <= folders.keys():
         return _list_given_splits(folder, folders)
@@ -290,15 +347,8 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
 
 
-def _mode(path: Path) -> str:
-    with Image.open(path) as image:
-        if image.mode[0] in "IF":
-            raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
-        return image.mode
-
-
 def _common_size(paths: Sequence[Path], folder: Path) -> tuple[int, int]:
-    sizes = _for_each(paths, _upright_size, folder)
+    sizes = _for_each(paths, upright_size, folder)
     examples = dict(zip(sizes, paths, strict=True))
     if len(examples) > 1:
         told = [
@@ -314,28 +364,13 @@ def _common_size(paths: Sequence[Path], folder: Path) -> tuple[int, int]:
     return sizes[0]
 
 
-def _upright_size(path: Path) -> tuple[int, int]:
-    """Return height and width of an image that is turned as its EXIF orientation says."""
-    with Image.open(path) as image:
-        if ExifTags.Base.Orientation not in image.getexif():
-            return image.height, image.width
-    upright = _upright(path)  # Whether the size is turned before it is loaded differs by format.
-    return upright.height, upright.width
-
-
-def _upright(path: Path) -> Image.Image:
-    # Given a path, Pillow maps uncompressed TIFFs, and mixes up the pixels of turned ones.
-    with path.open("rb") as file, Image.open(file) as image:
-        return ImageOps.exif_transpose(image)
-
-
 def _decode(paths: Sequence[Path], shape: tuple[int, int, int], folder: Path) -> UnlabelledImages:
     channels, height, width = shape
     images = torch.empty((len(paths), *shape), dtype=torch.uint8)
     places = dict(zip(paths, images.numpy(), strict=True))
 
     def decode(path: Path) -> None:
-        image = _upright(path).convert("L" if channels == 1 else "RGB")
+        image = upright(path).convert("L" if channels == 1 else "RGB")
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(resized).reshape(height, width, channels)
         places[path][:] = pixels.transpose(2, 0, 1)
@@ -350,18 +385,7 @@ def _for_each(paths: Sequence[Path], work: Callable[[Path], Result], folder: Pat
     Raises:
         ValueError: It failed. All failures are counted, and the first ten told.
     """
-    faults: dict[Path, Exception] = {}
-
-    def attempt(path: Path) -> list[Result]:
-        try:
-            return [work(path)]
-        except DAMAGE as error:
-            faults[path] = error
-            return []
-
-    Image.init()  # Here, because threads would do it at once.
-    with ThreadPoolExecutor(decoding_threads()) as pool:
-        results = [result for made in pool.map(attempt, paths) for result in made]
+    results, faults = attempt_each(paths, work)
     if faults:
         raise ValueError(_unusable(faults, folder))
     return results

@@ -22,7 +22,10 @@ def load_pair(
     - `size` is the target's own; where only the target takes one, the source's.
     - `classes` is the first of the target's lists (`Domain.class_lists`) that the source has too.
 
-    A target without class names (a folder of images) gets the source's.
+    A target without class names (a folder of images) gets the source's, and so does one that lacks
+    some of the source's classes and knows labels by name (`Domain.keeps_class_names`). Where one is
+    grey and the other in colour, a folder of images takes the other's channels, and of two the grey
+    one is taken as colour.
 
     Args:
         source: Name of the source, as `load_domain` has it.
@@ -49,8 +52,9 @@ def load_pair(
     if size is None:
         size = _common_size(origin, goal)
     origin, goal = _load(source, root, size, common), _load(target, root, size, common)
-    if not goal.class_names:
+    if _may_take_classes(goal, origin):
         goal.class_names = origin.class_names
+    _agree_on_channels(origin, goal)
     _check_shapes(origin, goal)
     _check_classes(origin, goal)
     return origin, goal
@@ -61,6 +65,21 @@ def _load(name: str, root: Path, size: tuple[int, int] | None, classes: str | No
     options: dict[str, Any] = {"size": size, "classes": classes}
     taken = options_of(name)
     return construct(name, root, {key: options[key] for key in options if key in taken})
+
+
+def _may_take_classes(target: Domain, source: Domain) -> bool:
+    if not target.class_names:
+        return True
+    return target.keeps_class_names and set(target.class_names) < set(source.class_names)
+
+
+def _agree_on_channels(source: Domain, target: Domain) -> None:
+    if source.image_shape[0] == target.image_shape[0]:
+        return
+    fixed = [each.image_shape[0] for each in (source, target) if not each.takes_channels]
+    for each in (source, target):
+        if each.takes_channels:
+            each.channels = fixed[0] if fixed else 3
 
 
 def _common_size(source: Domain, target: Domain) -> tuple[int, int]:

@@ -28,6 +28,7 @@ _BUILTIN = {
     "svhn-even": "gam_ray.domains.label_shift",
     "svhn-odd": "gam_ray.domains.label_shift",
     "synthia": "gam_ray.domains.synthia",
+    "unlabelled-folder": "gam_ray.domains.image_folder",
     "usps": "gam_ray.domains.torchvision_digits",
     "usps-even": "gam_ray.domains.label_shift",
     "usps-odd": "gam_ray.domains.label_shift",

@@ -5,6 +5,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -135,12 +136,38 @@ class SegmentationDomain(Domain):
         """Read a label file: integer ids `[H, W]`."""
         return read_ids(path)
 
+    @cached_property
+    def _table(self) -> LabelTable:
+        return LabelTable(self._classes_of_ids())
+
+    def read(self, split: Split, index: int) -> tuple[Image.Image, np.ndarray | None]:
+        """Read one image and the class of each pixel, both in their own size.
+
+        Args:
+            split: Which part.
+            index: Into its `files`.
+
+        Returns:
+            The image, RGB, and uint8 `[H, W]` with `VOID` where void; None without labels.
+
+        Raises:
+            ValueError: A file cannot be read, an id is unknown, or the two differ in size.
+        """
+        files = self.files(split)
+        image = read_image(files.images[index])
+        if files.labels is None:
+            return image, None
+        origin = files.labels[index]
+        ids = self._read_ids(origin)
+        _check_sizes(image, files.images[index], ids, origin)
+        return image, self._table(ids, origin=origin)
+
     def labelled(self, split: Split) -> LabelledImages:
         """Return a split's images and labels; see `Domain.labelled`.
 
         They are mapped from a file: nobody should write to them.
         """
-        if not self.class_lists or self._files(split).labels is None:
+        if not self.class_lists or self.files(split).labels is None:
             raise LabelsMissingError(
                 f"Domain {self.name!r} has no labels for its {split!r} split: there is no folder "
                 f"of them in {self.folder}. Take it as a target, or get the labels."
@@ -154,7 +181,13 @@ class SegmentationDomain(Domain):
         images = self._open(split).images
         return images.without_labels() if isinstance(images, LabelledImages) else images
 
-    def _files(self, split: Split) -> SplitFiles:
+    def files(self, split: Split) -> SplitFiles:
+        """Return the files of a split, undecoded.
+
+        Raises:
+            DataMissingError: Files are absent.
+            ValueError: There is no such split, or two files claim to be the same image.
+        """
         check_split(split)
         if split not in self._listed:
             self._listed[split] = self._list(split)
@@ -168,18 +201,13 @@ class SegmentationDomain(Domain):
         return self._opened[split]
 
     def _recipe(self, split: Split) -> Recipe:
-        files, size = self._files(split), self.image_shape[1:]
+        files, size = self.files(split), self.image_shape[1:]
         classes = {} if files.labels is None else self._classes_of_ids()
-        table = LabelTable(classes)
 
         def decode(index: int) -> Decoded:
-            image = read_image(files.images[index])
-            if files.labels is None:
-                return resize_image(image, size), None
-            origin = files.labels[index]
-            ids = self._read_ids(origin)
-            _check_sizes(image, files.images[index], ids, origin)
-            return resize_image(image, size), resize_labels(table(ids, origin=origin), size)
+            image, labels = self.read(split, index)
+            resized = None if labels is None else resize_labels(labels, size)
+            return resize_image(image, size), resized
 
         content = {
             "files": [_identity(path, self.folder) for path in files.images + (files.labels or ())],

@@ -13,6 +13,8 @@ from gam_ray.networks.drn import DRN26
 from gam_ray.networks.erfnet import ERFNet, ERFNetEncoder
 from gam_ray.networks.fcn8s import VGG16FCN8s
 from gam_ray.networks.lenet import LeNet, LeNetBN
+from gam_ray.networks.own import OwnNetwork
+from gam_ray.networks.resnet import ResNet18
 
 __all__ = [
     "DRN26",
@@ -23,6 +25,8 @@ __all__ = [
     "LeNetBN",
     "MatchableNetwork",
     "NetworkWeights",
+    "OwnNetwork",
+    "ResNet18",
     "VGG16FCN8s",
     "WeightsUnavailableError",
     "build_network",

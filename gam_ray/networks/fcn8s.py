@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gam_ray.networks.base import (
-    MatchableNetwork,
-    WeightsUnavailableError,
-    register_network,
-    require_multiples,
-)
+from gam_ray.networks.base import MatchableNetwork, register_network, require_multiples
+from gam_ray.networks.imagenet import Normalise, imagenet_state
 
-logger = logging.getLogger(__name__)
-
-# Of ImageNet's images in [0, 1], per channel.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 # Channels of each convolution of VGG16, stage by stage.
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 BACKBONE = ("pool1", "pool2", "pool3", "pool4", "pool5", "fc6", "fc7")
-
-
-class _Normalise(nn.Module):
-    """Images in [0, 1] → what VGG16 was trained on; grey ones with the mean over the colours."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-            value = torch.tensor(values).view(1, 3, 1, 1)
-            if channels != 3:
-                value = value.mean(1, keepdim=True)
-            self.register_buffer(name, value, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
 
 
 class _Scores(nn.Module):
@@ -96,21 +65,7 @@ def _load_imagenet(in_channels: int, classes: int) -> MatchableNetwork:
 def _download() -> Mapping[str, Tensor]:
     from torchvision.models import VGG16_Weights
 
-    weights: Any = VGG16_Weights.IMAGENET1K_V1
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    if not file.exists():
-        megabytes = weights.meta["_file_size"]
-        logger.info("downloading %s (%.0f MB) to %s", weights.url, megabytes, file)
-    try:
-        state: Mapping[str, Tensor] = weights.get_state_dict(
-            progress=False, check_hash=True, map_location="cpu", weights_only=True
-        )
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsUnavailableError(
-            f"the weights at {weights.url} could not be downloaded and read ({error}); "
-            f"download that file by other means and put it at {file} on every machine that trains"
-        ) from error
-    return state
+    return imagenet_state(VGG16_Weights.IMAGENET1K_V1)
 
 
 @register_network("vgg16-fcn8s", imagenet=_load_imagenet)
@@ -157,7 +112,7 @@ class VGG16FCN8s(MatchableNetwork):
 
     def __init__(self, in_channels: int = 3, classes: int = 19, *, width: int = 4096) -> None:
         super().__init__()
-        self.normalise = _Normalise(in_channels)
+        self.normalise = Normalise(in_channels)
         channels = in_channels
         for number, stage in enumerate(STAGES, start=1):
             self.add_module(f"pool{number}", _stage(channels, stage))

@@ -48,7 +48,16 @@ from gam_ray.training.pretraining import SourceCache
 from gam_ray.training.reports import Reporter
 from gam_ray.training.student import consensus_labels, train_student
 
-__all__ = ["Place", "TrialOutcome", "check_trial", "load_adapted", "run_trial"]
+__all__ = [
+    "Place",
+    "TrialOutcome",
+    "check_trial",
+    "load_adapted",
+    "matched_state",
+    "run_stages",
+    "run_trial",
+    "start_target",
+]
 
 
 @dataclass(frozen=True)
@@ -103,15 +112,15 @@ def run_trial(
         progress=progress,
     )
     saved = _saved_state(place)
-    match = partial(_matched, source, data, place.device)
+    match = partial(matched_state, source, data, place.device)
     settings = config.task, config.pretraining, data
     matched = partial(
         sources.matched, *settings, device=place.device, match=match, progress=progress
     )
-    target = _start(config, source, place, saved, matched)
+    target = start_target(config, source, place, saved, matched)
     file = sources.file(*settings)
     run = Run(config, place, reporter, source, file, target, data, oracle_at_reports)
-    step, stopped = _run_stages(run, saved, few)
+    step, stopped = run_stages(run, saved, few)
     adapted = load_adapted(config, place.adapted, place.device)
     return TrialOutcome(step, stopped, oracle=oracle_reading(adapted, run))
 
@@ -165,7 +174,7 @@ def _load_target(network: MatchableNetwork, config: TrialConfig, state: dict[str
     network.load_state_dict(state)
 
 
-def _start(
+def start_target(
     config: TrialConfig,
     source: MatchableNetwork,
     place: Place,
@@ -175,6 +184,13 @@ def _start(
     """The target network before its first step here: a copy of the source's, matched, or saved.
 
     A student is a copy of its first teacher.
+
+    Args:
+        config: The trial's.
+        source: The source network.
+        place: Where the trial runs.
+        saved: Its checkpoint, if it has one.
+        matched: Gives the state of the matched source network; called where it is needed.
     """
     if config.student and not saved:
         return load_adapted(config, place.adapted_of(config.student.teachers[0]), place.device)
@@ -187,7 +203,7 @@ def _start(
     return target
 
 
-def _run_stages(
+def run_stages(
     run: Run, saved: dict[str, Any] | None, labelled: LabelledImages | None
 ) -> tuple[int, bool]:
     """Adapt and fine-tune, as far as it is not saved; (steps done, whether it was stopped).
@@ -251,7 +267,9 @@ def _saved_state(place: Place) -> dict[str, Any] | None:
     return state
 
 
-def _matched(source: MatchableNetwork, data: TaskData, device: torch.device) -> dict[str, Tensor]:
+def matched_state(
+    source: MatchableNetwork, data: TaskData, device: torch.device
+) -> dict[str, Tensor]:
     """State of a copy of the source network, matched by whole passes over both domains."""
     target = deepcopy(source)
     unnormalised = layers_to_match(source.layers)

@@ -43,6 +43,8 @@ CLASSES = {
 PHOTOGRAPHS = {"svhn", "svhn-even", "svhn-odd"}
 # They have a contract of their own.
 SEGMENTATION = {"camvid", "cityscapes", "gta5", "segmentation-folder", "streets", "synthia"}
+# It has no labels, and is otherwise what image-folder is.
+UNLABELLED = {"unlabelled-folder"}
 DATA_ROOT = Path(
     os.environ.get("GAM_RAY_DATA") or Path(__file__).parents[2] / ".." / "shared" / "data"
 )
@@ -85,7 +87,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=sorted({*domain_names()} - SEGMENTATION))
+@pytest.fixture(scope="module", params=sorted({*domain_names()} - SEGMENTATION - UNLABELLED))
 def domain(request: pytest.FixtureRequest, folder: Path) -> Domain:
     name = request.param
     return load_or_skip(f"{name}:{folder}" if name == "image-folder" else name)

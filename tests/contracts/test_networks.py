@@ -11,7 +11,12 @@ from gam_ray.networks import MatchableNetwork, VGG16FCN8s, build_network, networ
 from gam_ray.networks.base import NetworkBuilder
 
 # Small images that each network takes, and those that it refuses.
-SIDES = {"lenet": (28, 28), "lenet-bn": (28, 28), "vgg16-fcn8s": (64, 32)}
+SIDES = {
+    "lenet": (28, 28),
+    "lenet-bn": (28, 28),
+    "resnet-18": (64, 32),
+    "vgg16-fcn8s": (64, 32),
+}
 SEGMENTATION_SIDES = (32, 16)
 REFUSED = {"lenet": (32, 28), "lenet-bn": (32, 28)}
 # Built narrow, for all that does not depend on its 134 million parameters.

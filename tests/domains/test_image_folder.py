@@ -409,3 +409,50 @@ def test_a_folder_without_labels_is_no_source(tmp_path: Path) -> None:
     write_all(tmp_path, [f"{row}.png" for row in range(5)])
     with pytest.raises(LabelsMissingError, match="has no labels"):
         load_pair(f"image-folder:{tmp_path}", "handwritten-digits")
+
+
+def test_a_target_may_lack_classes_and_its_labels_are_numbered_as_the_sources(
+    tmp_path: Path,
+) -> None:
+    write_all(tmp_path / "source", [f"{name}/{row}.png" for name in "abcd" for row in range(4)])
+    write_all(tmp_path / "target", [f"{name}/{row}.png" for name in "bd" for row in range(6)])
+    source, target = load_pair(f"image-folder:{tmp_path}/source", f"image-folder:{tmp_path}/target")
+    assert source.class_names == target.class_names == ("a", "b", "c", "d")
+    for split in SPLITS:
+        labels = [1 if value < 8 else 3 for value in values(target, split)]
+        assert target.labelled(split).labels.tolist() == labels
+    with pytest.raises(ValueError, match="same classes in one order"):
+        load_pair(f"image-folder:{tmp_path}/target", f"image-folder:{tmp_path}/source")
+
+
+@pytest.mark.parametrize(("of_source", "of_target"), [("L", "RGB"), ("RGB", "L")])
+def test_grey_and_colour_become_colour(tmp_path: Path, of_source: str, of_target: str) -> None:
+    write_all(tmp_path / "source", [f"{name}/{row}.png" for name in "ab" for row in range(3)])
+    write_all(tmp_path / "source", ["a/0.png"], mode=of_source)
+    write_all(tmp_path / "target", [f"{row}.png" for row in range(4)], mode=of_target)
+    pair = load_pair(f"image-folder:{tmp_path}/source", f"image-folder:{tmp_path}/target")
+    for domain in pair:
+        assert domain.unlabelled("train").images.shape[1:] == domain.image_shape == (3, *GREY)
+
+
+def test_colour_becomes_grey_beside_digits(tmp_path: Path) -> None:
+    write_all(tmp_path, [f"{row}.png" for row in range(5)], mode="RGB")
+    _, target = load_pair("handwritten-digits", f"image-folder:{tmp_path}")
+    assert target.unlabelled("train").images.shape[1:] == (1, 28, 28)
+
+
+def test_folders_that_are_no_classes_can_be_an_unlabelled_target(
+    tmp_path: Path, pets: Path
+) -> None:
+    days = tmp_path / "days"
+    write_all(days, ["monday/1.png", "monday/noon/2.png", "tuesday/3.png", "4.png"])
+    _, target = load_pair(f"image-folder:{pets / 'train'}", f"unlabelled-folder:{days}")
+    assert sorted(value for split in SPLITS for value in values(target, split)) == [2, 3, 4, 5]
+    with pytest.raises(LabelsMissingError):
+        target.labelled("test")
+    (days / "4.png").unlink()
+    (days / "tuesday" / "3.png").unlink()
+    with pytest.raises(ValueError, match=r"but there are 2\. Add images"):
+        load_domain(f"unlabelled-folder:{days}")
+    with pytest.raises(DataMissingError, match="no folder"):
+        load_domain(f"unlabelled-folder:{days}s")

@@ -463,3 +463,22 @@ def test_the_colours_are_those_of_the_classes() -> None:
     colours = [colour for name, colour in CITYSCAPES_IDS.values()]
     classes = cityscapes_classes("cityscapes-19")
     assert len({colours[id_] for id_, label in classes.items() if label is not None}) == 19
+
+
+@pytest.mark.parametrize("labels", ["labels", "masks"])
+def test_a_folder_without_splits_becomes_three(tmp_path: Path, labels: str) -> None:
+    write_folders(some_pairs(21, (0, 1)), tmp_path / "f" / "images", tmp_path / "f" / labels)
+    (tmp_path / "f" / "classes.txt").write_text("a\nb\n")
+    domain = load_domain("segmentation-folder:f", data_root=tmp_path)
+    assert [len(domain.labelled(split)) for split in SPLITS] == [17, 2, 2]
+    files = [path for split in SPLITS for path in domain.files(split).images]  # type: ignore[attr-defined]
+    assert len(set(files)) == 21
+
+
+def test_images_alone_are_an_unlabelled_target(tmp_path: Path) -> None:
+    for number, (pixels, _) in enumerate(some_pairs(4, (0,))):
+        write_image(tmp_path / "f" / f"{number}.jpg", pixels)
+    domain = load_domain("segmentation-folder:f", data_root=tmp_path)
+    assert [len(domain.unlabelled(split)) for split in SPLITS] == [2, 1, 1]
+    with pytest.raises(LabelsMissingError):
+        domain.labelled("test")
