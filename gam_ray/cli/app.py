@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gam_ray.cli import choosing, cluster, running, watching
+from gam_ray.cli import choosing, cluster, exporting, running, watching
 from gam_ray.cli.common import out
 from gam_ray.study.versions import installed_version
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-RUN, WATCH, CHOOSE = "Run", "Watch and stop", "Choose"
+RUN, WATCH, CHOOSE, USE = "Run", "Watch and stop", "Choose", "Use"
 for _command, _panel in (
     (running.run, RUN),
     (running.train, RUN),
@@ -35,6 +35,8 @@ for _command, _panel in (
     (cluster.stop, WATCH),
     (choosing.best, CHOOSE),
     (choosing.ui, CHOOSE),
+    (exporting.export, USE),
+    (exporting.predict, USE),
 ):
     app.command("list" if _command is watching.list_studies else None, rich_help_panel=_panel)(
         _command

@@ -24,6 +24,10 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 Problem = Literal["classification", "segmentation"]
 """What is to be said of an image: one class for all of it, or one for every pixel."""
 
+Resize = Literal["pillow", "torch"]
+"""What brings images to a domain's size, bilinear and antialiased: Pillow, as for image files, or
+torch, as for the digits. They differ by a grey level here and there."""
+
 VOID = 255
 """The label of a pixel that belongs to no class: it is neither trained on nor counted."""
 
@@ -127,6 +131,7 @@ class Domain(ABC):
         class_lists: Class names by the name of the list, such as `camvid-11`, in order of
             preference, where a domain's constructor lets one choose among them (`classes`).
         image_shape: `(C, H, W)` of every image; known once the domain is constructed.
+        resize: What brings images to that size.
     """
 
     name: str
@@ -134,6 +139,7 @@ class Domain(ABC):
     class_names: tuple[str, ...]
     class_lists: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     image_shape: tuple[int, int, int]
+    resize: Resize = "pillow"
 
     def __init__(self, data_root: Path) -> None:
         self.data_root = data_root

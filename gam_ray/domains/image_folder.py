@@ -9,9 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from gam_ray.domains.base import (
@@ -26,7 +25,15 @@ from gam_ray.domains.base import (
     listing,
     log_split,
 )
-from gam_ray.domains.image_files import DAMAGE, decoding_threads, first_ten
+from gam_ray.domains.image_files import (
+    DAMAGE,
+    GREY_MODES,
+    check_depth,
+    decoding_threads,
+    first_ten,
+    read_upright,
+    to_pixels,
+)
 from gam_ray.domains.registry import argument_path, register_domain
 
 Result = TypeVar("Result")
@@ -39,7 +46,6 @@ _LAYOUTS = (
 # What people call their splits. A class may be called so, too: VisDA has trains.
 _SPLIT_NAMES = frozenset({*SPLITS, "dev", "eval", "training", "testing", "val", "valid"})
 _SPLIT_NAMES |= {"validation", "heldout"}
-_GREY = frozenset({"1", "L"})
 
 
 @register_domain("image-folder")
@@ -99,7 +105,7 @@ class ImageFolder(Domain):
             ValueError: The images have several sizes and none was given, or files are damaged.
         """
         paths = [path for part in self._parts.values() for path in part.paths]
-        grey = _GREY.issuperset(_for_each(paths, _mode, self.folder))
+        grey = GREY_MODES.issuperset(_for_each(paths, _mode, self.folder))
         return (1 if grey else 3, *(self._size or _common_size(paths, self.folder)))
 
     def labelled(self, split: Split) -> LabelledImages:
@@ -180,7 +186,7 @@ def _list_part(folder: Path) -> _Part:
         )
     if images:
         return _Part(tuple(images), None)
-    by_class = {each.name: _images_below(each) for each in folders}
+    by_class = {each.name: images_below(each) for each in folders}
     _check_classes(folder, by_class)
     return _Part(
         tuple(path for paths in by_class.values() for path in paths),
@@ -277,7 +283,7 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(each for each in folder.iterdir() if _is_image(each.name) and each.is_file())
 
 
-def _images_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
     """Return the images of a folder and of those below it, by sorted path."""
     found = []
     for root, folders, files in os.walk(folder, followlinks=True):
@@ -292,8 +298,7 @@ def _is_image(name: str) -> bool:
 
 def _mode(path: Path) -> str:
     with Image.open(path) as image:
-        if image.mode[0] in "IF":
-            raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+        check_depth(image)
         return image.mode
 
 
@@ -319,26 +324,18 @@ def _upright_size(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
         if ExifTags.Base.Orientation not in image.getexif():
             return image.height, image.width
-    upright = _upright(path)  # Whether the size is turned before it is loaded differs by format.
+    upright = read_upright(
+        path
+    )  # Whether the size is turned before it is loaded differs by format.
     return upright.height, upright.width
 
 
-def _upright(path: Path) -> Image.Image:
-    # Given a path, Pillow maps uncompressed TIFFs, and mixes up the pixels of turned ones.
-    with path.open("rb") as file, Image.open(file) as image:
-        return ImageOps.exif_transpose(image)
-
-
 def _decode(paths: Sequence[Path], shape: tuple[int, int, int], folder: Path) -> UnlabelledImages:
-    channels, height, width = shape
     images = torch.empty((len(paths), *shape), dtype=torch.uint8)
     places = dict(zip(paths, images.numpy(), strict=True))
 
     def decode(path: Path) -> None:
-        image = _upright(path).convert("L" if channels == 1 else "RGB")
-        resized = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(resized).reshape(height, width, channels)
-        places[path][:] = pixels.transpose(2, 0, 1)
+        places[path][:] = to_pixels(read_upright(path), shape)
 
     _for_each(paths, decode, folder)
     return UnlabelledImages(images)
