@@ -92,7 +92,8 @@ def _interface(described: ModelDescription) -> str:
     sizes = (
         "Images of any size are stretched to that inside the model"
         if given.multiple is None
-        else f"Other heights and widths will do if they are multiples of {given.multiple}"
+        else f"Other heights and widths will do from {2 * given.multiple} on, in steps of "
+        f"{given.multiple}"
     )
     per = "pixel" if described.problem == "segmentation" else "image"
     return (

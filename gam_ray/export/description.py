@@ -31,8 +31,8 @@ class InputDescription(ConfigModel):
     size: tuple[int, int]
     """Height and width that the network was trained on."""
     multiple: int | None
-    """Height and width may be any multiple of this; null: any size, which is stretched to `size`
-    inside."""
+    """Height and width may be any multiple of this, from two times on; null: any size, which is
+    stretched to `size` inside."""
     resize: Resize
     """What stretched images to `size` for training, bilinear and antialiased."""
 

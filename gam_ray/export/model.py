@@ -15,6 +15,8 @@ from gam_ray.training.data import to_float
 from gam_ray.training.evaluation import full_size
 
 INPUT, OUTPUT = "images", "probabilities"
+# A segmentation network takes so many multiples a side, or more.
+LEAST_MULTIPLES = 2
 # Largest difference of a probability, to the network as it was trained, that an exported file may
 # have: torch computes the same, ONNX sums in another order.
 TOLERANCES = {"model.pt2": 1e-5, "model.onnx": 1e-4}
@@ -57,12 +59,21 @@ def to_program(model: PredictionModel, channels: int) -> ExportedProgram:
     Args:
         model: On the CPU.
         channels: Of the images.
+
+    Raises:
+        ValueError: If a segmentation network was trained on images smaller than two of its
+            multiples: torch takes a side of one place for a constant.
     """
     multiple = model.network.multiple if model.network.stride else 1
-    # A side of one multiple would be taken for a constant.
-    height, width = (max(side, 2 * multiple) for side in model.size)
-    images = torch.zeros((2, channels, height, width), dtype=torch.uint8)
-    free = {0: Dim("batch"), 2: multiple * Dim("rows", min=1), 3: multiple * Dim("columns", min=1)}
+    least = LEAST_MULTIPLES if model.network.stride else 1
+    if min(model.size) < least * multiple:
+        raise ValueError(
+            f"a segmentation network is exported for sides of {least * multiple} pixels or more, "
+            f"but this one was trained on {model.size[0]}×{model.size[1]}"
+        )
+    images = torch.zeros((2, channels, *model.size), dtype=torch.uint8)
+    rows, columns = (multiple * Dim(name, min=least) for name in ("rows", "columns"))
+    free = {0: Dim("batch"), 2: rows, 3: columns}
     with torch.no_grad():
         return torch.export.export(model, (images,), dynamic_shapes=(free,))
 
