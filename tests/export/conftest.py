@@ -26,9 +26,9 @@ class Exported:
     files: Path
 
 
-def _export(task: TaskConfig, root: Path, channels: int, classes: int, files: Path) -> Exported:
-    network = opinionated(task.network, in_channels=channels, classes=classes)
-    save_network(network, root / "adapted.pt", in_channels=channels, classes=classes)
+def _export(task: TaskConfig, root: Path, classes: int, seed: int, files: Path) -> Exported:
+    network = opinionated(task.network, in_channels=3, classes=classes, seed=seed)
+    save_network(network, root / "adapted.pt", in_channels=3, classes=classes)
     described = export_model(
         provenance(task, root / "adapted.pt"),
         root / "models" / "mine",
@@ -53,7 +53,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         source="image-folder:source", target="image-folder:target", network="lenet-bn",
         size=(28, 28),
     )  # fmt: skip
-    return _export(task, root, 3, 2, root / "target" / "test")
+    return _export(task, root, 2, 1, root / "target" / "test")
 
 
 @pytest.fixture(scope="session")
@@ -73,4 +73,4 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         source="segmentation-folder:source", target="segmentation-folder:target",
         network="two-layers",
     )  # fmt: skip
-    return _export(task, root, 3, len(CLASSES), root / "target" / "test" / "images")
+    return _export(task, root, len(CLASSES), 5, root / "target" / "test" / "images")
