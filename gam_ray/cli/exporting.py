@@ -72,9 +72,10 @@ def export(
 
         store = _store(study, storage)
         provenance = _provenance(study, store, trial)
+        tracking = _tracking_of(store) if register else ("", "")
         folder = output or Path("models") / (provenance.study or provenance.config.key())
         described = export_model(provenance, folder, data_root=data_root, versions=all_versions())
-        registered = _register(register, folder, described, store) if register else None
+        registered = _register(register, folder, described, tracking) if register else None
         if as_json:
             told = {"folder": str(folder.absolute()), "model": described.to_mapping()}
             print_json({**told, "registered": asdict(registered) if registered else None})
@@ -160,7 +161,7 @@ def _provenance(study: str, store: StudyStore | None, trial: str | None) -> Prov
 
 
 def _register(
-    name: str, folder: Path, described: ModelDescription, store: StudyStore | None
+    name: str, folder: Path, described: ModelDescription, tracking: tuple[str, str]
 ) -> Registered:
     from gam_ray.export.writing import CARD, tensor_shapes
     from gam_ray.study.errors import StudyError
@@ -168,7 +169,7 @@ def _register(
 
     takes, gives = described.input, described.output
     shapes = tensor_shapes(described)
-    uri, experiment = _tracking_of(store)
+    uri, experiment = tracking
     try:
         return register_onnx(
             name,

@@ -60,6 +60,11 @@ def export_model(
         RuntimeError: If the files give other probabilities than the network.
     """
     _check_replaceable(folder)
+    if not provenance.checkpoint.is_file():
+        raise FileNotFoundError(
+            f"trial {provenance.trial} left no network: {provenance.checkpoint} is not there; "
+            "export another one with --trial"
+        )
     network = load_adapted(provenance.config, provenance.checkpoint, torch.device("cpu"))
     source, target = task_domains(provenance.config.task, data_root)
     images, checked_on = _images_to_check_on(target)

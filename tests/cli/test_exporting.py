@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,7 @@ def test_a_model_is_predicted_with_and_bad_images_are_named(
     assert done.exit_code == 0
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [Path(row["file"]).name for row in rows] == ["00.png", "01.png", "02.png"]
-    assert all(row["class"] in told_classes() for row in rows)
+    assert all(row["class"] in set("0123456789") for row in rows)
     assert "3 of 3 images predicted" in done.stderr
     (tmp_path / "in" / "01.png").write_text("[red]no image")
     table = tmp_path / "out" / "classes.jsonl"
@@ -111,8 +113,22 @@ def test_a_model_is_predicted_with_and_bad_images_are_named(
     assert [line.get("class") for line in lines] == [rows[0]["class"], None, rows[2]["class"]]
 
 
-def told_classes() -> set[str]:
-    return set("0123456789")
+def test_the_code_in_the_card_says_what_predict_says(
+    exported: tuple[StudyStore, Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, model, _ = exported
+    (photo,) = write_images(tmp_path / "in", [(28, 28)], ["RGBA"])
+    shutil.copy(model / "model.onnx", tmp_path)
+    photo.rename(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (model / "MODEL_CARD.md").read_text(), re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code, found)  # noqa: S102 - our own
+    line = invoke("predict", "photo.png", "--model", model, "--json", "--probabilities").stdout
+    expected = list(json.loads(line)["probabilities"].values())
+    assert found["probabilities"][0].tolist() == pytest.approx(expected, abs=1e-2)
 
 
 def test_what_is_no_image_and_no_model_is_refused(
@@ -155,11 +171,13 @@ def test_a_folder_of_something_else_and_a_lost_network_are_refused(
     store.trials()[1].adapted.unlink()
     lost = invoke("export", store.folder, "--output", tmp_path / "model")
     assert lost.exit_code == 2
-    assert "adapted.pt" in lost.stderr
+    assert "left no network" in lost.stderr
     assert [each.name for each in tmp_path.iterdir() if "model" in each.name] == []
 
 
-def test_a_trial_without_a_study_is_exported_from_its_folder(tmp_path: Path) -> None:
+def test_a_trial_without_a_study_is_exported_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trial = put_study(tmp_path / "studies").trials()[1]
     config = trial.record().config
     folder = tmp_path / "trials" / config.key()
@@ -180,6 +198,11 @@ def test_a_trial_without_a_study_is_exported_from_its_folder(tmp_path: Path) -> 
     assert "its settings were given, not chosen" in card
     assert "agreement with the source network is 0.00" in card
     assert "there were no target labels" in card
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    nowhere = invoke("export", folder, "--output", tmp_path / "other", "--register", "digits")
+    assert nowhere.exit_code == 2
+    assert "set MLFLOW_TRACKING_URI" in nowhere.stderr
+    assert not (tmp_path / "other").exists()
     assert "is none; leave it out" in invoke("export", folder, "--trial", "1").stderr
 
 
