@@ -14,7 +14,10 @@ from gam_ray.networks import network_names
 def test_a_saved_program_equals_the_network_for_other_batches_and_sizes(
     name: str, tmp_path: Path
 ) -> None:
-    network, (height, width) = build(name).eval(), SIDES.get(name, SEGMENTATION_SIDES)
+    network = build(name).eval()
+    height, width = (
+        max(side, 2 * network.multiple) for side in SIDES.get(name, SEGMENTATION_SIDES)
+    )
     model = PredictionModel(network, (height, width))
     save_program(to_program(model, 1), tmp_path / "model.pt2")
     run = load_program(tmp_path / "model.pt2")
