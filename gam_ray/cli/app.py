@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gam_ray.cli import choosing, cluster, running, starting, watching
+from gam_ray.cli import choosing, cluster, exporting, running, starting, watching
 from gam_ray.cli.common import out
 from gam_ray.study.versions import installed_version
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-START, RUN, WATCH, CHOOSE = "Start", "Run", "Watch and stop", "Choose"
+START, RUN, WATCH, CHOOSE, USE = "Start", "Run", "Watch and stop", "Choose", "Use"
 for _command, _panel in (
     (starting.init, START),
     (running.run, RUN),
@@ -36,6 +36,8 @@ for _command, _panel in (
     (cluster.stop, WATCH),
     (choosing.best, CHOOSE),
     (choosing.ui, CHOOSE),
+    (exporting.export, USE),
+    (exporting.predict, USE),
 ):
     app.command("list" if _command is watching.list_studies else None, rich_help_panel=_panel)(
         _command

@@ -24,6 +24,10 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 Problem = Literal["classification", "segmentation"]
 """What is to be said of an image: one class for all of it, or one for every pixel."""
 
+Resize = Literal["pillow", "torch"]
+"""What brings images to a domain's size, bilinear and antialiased: Pillow, as for image files, or
+torch, as for the digits. They differ by a grey level here and there."""
+
 VOID = 255
 """The label of a pixel that belongs to no class: it is neither trained on nor counted."""
 
@@ -132,6 +136,7 @@ class Domain(ABC):
             was set; None is what its files are. A domain that cannot does not `takes_channels`.
         takes_channels: Whether `channels` may be set, before the first split is asked for.
         image_shape: `(C, H, W)` of every image; known once the domain is constructed.
+        resize: What brings images to that size.
     """
 
     name: str
@@ -142,6 +147,7 @@ class Domain(ABC):
     channels: int | None = None
     takes_channels: bool = False
     image_shape: tuple[int, int, int]
+    resize: Resize = "pillow"
 
     def __init__(self, data_root: Path) -> None:
         self.data_root = data_root

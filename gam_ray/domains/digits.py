@@ -19,6 +19,7 @@ class DigitDomain(LabelledDomain):
 
     class_names = tuple("0123456789")
     image_shape = (1, _SIDE, _SIDE)
+    resize = "torch"
 
 
 def resize_digits(images: Tensor) -> Tensor:

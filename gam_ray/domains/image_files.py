@@ -1,4 +1,4 @@
-"""What all readers of image files share: kinds of damage, threads, and lists in errors."""
+"""What all readers of image files share: damage, turning, threads, and lists in errors."""
 
 import os
 import struct
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 Result = TypeVar("Result")
@@ -25,8 +26,25 @@ DAMAGE = (
 )
 """What Pillow raises for files that are damaged, or are no images."""
 
+GREY_MODES = frozenset({"1", "L"})
+"""Pillow's modes of an image that a domain takes as grey."""
+
 _MOST_THREADS = 8
 _TOLD = 10
+
+
+def check_depth(image: Image.Image) -> None:
+    """Raise ValueError if an image has more than 8 bits a channel: Pillow would cut them off."""
+    if image.mode[0] in "IF":
+        raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+
+
+def to_pixels(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return uint8 `[C, H, W]` of an image: grey or RGB, stretched (bilinear, antialiased)."""
+    channels, height, width = shape
+    converted = image.convert("L" if channels == 1 else "RGB")
+    resized = converted.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def decoding_threads() -> int:
@@ -60,13 +78,16 @@ def mode_of(path: Path) -> str:
         ValueError: It has more than 8 bits a channel.
     """
     with Image.open(path) as image:
-        if image.mode[0] in "IF":
-            raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+        check_depth(image)
         return image.mode
 
 
 def upright(path: Path) -> Image.Image:
-    """Return an image, decoded, and turned as its EXIF orientation says."""
+    """Return an image, decoded, and turned as its EXIF orientation says.
+
+    Raises:
+        DAMAGE: It cannot be read.
+    """
     # Given a path, Pillow maps uncompressed TIFFs, and mixes up the pixels of turned ones.
     with path.open("rb") as file, Image.open(file) as image:
         return ImageOps.exif_transpose(image)

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from gam_ray.domains.base import (
@@ -25,10 +23,12 @@ from gam_ray.domains.base import (
     log_split,
 )
 from gam_ray.domains.image_files import (
+    GREY_MODES,
     Result,
     attempt_each,
     first_ten,
     mode_of,
+    to_pixels,
     upright,
     upright_size,
 )
@@ -42,7 +42,6 @@ _LAYOUTS = (
 # What people call their splits. A class may be called so, too: VisDA has trains.
 _SPLIT_NAMES = frozenset({*SPLITS, "dev", "eval", "training", "testing", "val", "valid"})
 _SPLIT_NAMES |= {"validation", "heldout"}
-_GREY = frozenset({"1", "L"})
 
 
 @register_domain("image-folder")
@@ -129,7 +128,7 @@ class ImageFolder(Domain):
 
     @cached_property
     def _own_channels(self) -> int:
-        return 1 if _GREY.issuperset(_for_each(self._paths(), mode_of, self.folder)) else 3
+        return 1 if GREY_MODES.issuperset(_for_each(self._paths(), mode_of, self.folder)) else 3
 
     @cached_property
     def _own_size(self) -> tuple[int, int]:
@@ -174,7 +173,7 @@ class UnlabelledFolder(ImageFolder):
 
     def _list(self, folder: Path) -> dict[Split, "_Part"]:
         _check_is_there(folder)
-        return _carve(_Part(tuple(_images_below(folder)), None), ("held_out", "test"), folder)
+        return _carve(_Part(tuple(images_below(folder)), None), ("held_out", "test"), folder)
 
 
 @dataclass(frozen=True)
@@ -237,7 +236,7 @@ def _list_part(folder: Path) -> _Part:
         )
     if images:
         return _Part(tuple(images), None)
-    by_class = {each.name: _images_below(each) for each in folders}
+    by_class = {each.name: images_below(each) for each in folders}
     _check_classes(folder, by_class)
     return _Part(
         tuple(path for paths in by_class.values() for path in paths),
@@ -334,7 +333,7 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(each for each in folder.iterdir() if _is_image(each.name) and each.is_file())
 
 
-def _images_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
     """Return the images of a folder and of those below it, by sorted path."""
     found = []
     for root, folders, files in os.walk(folder, followlinks=True):
@@ -365,15 +364,11 @@ def _common_size(paths: Sequence[Path], folder: Path) -> tuple[int, int]:
 
 
 def _decode(paths: Sequence[Path], shape: tuple[int, int, int], folder: Path) -> UnlabelledImages:
-    channels, height, width = shape
     images = torch.empty((len(paths), *shape), dtype=torch.uint8)
     places = dict(zip(paths, images.numpy(), strict=True))
 
     def decode(path: Path) -> None:
-        image = upright(path).convert("L" if channels == 1 else "RGB")
-        resized = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(resized).reshape(height, width, channels)
-        places[path][:] = pixels.transpose(2, 0, 1)
+        places[path][:] = to_pixels(upright(path), shape)
 
     _for_each(paths, decode, folder)
     return UnlabelledImages(images)

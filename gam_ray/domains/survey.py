@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from gam_ray.domains.base import SPLITS, VOID, DataMissingError, Problem, Split
-from gam_ray.domains.image_files import attempt_each, mode_of, upright, upright_size
+from gam_ray.domains.image_files import GREY_MODES, attempt_each, mode_of, upright, upright_size
 from gam_ray.domains.image_folder import ImageFolder
 from gam_ray.domains.segmentation import SegmentationDomain
-
-GREY_MODES = frozenset({"1", "L"})
 
 
 @dataclass(frozen=True)

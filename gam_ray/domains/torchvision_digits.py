@@ -200,10 +200,14 @@ def _as_digits(dataset: MNIST | USPS | SVHN, *, origin: str) -> LabelledImages:
 def _as_images(pixels: Tensor) -> Tensor:
     """Return uint8 `[N, 1, 28, 28]` of grey images `[N, H, W]` or colour images `[N, 3, H, W]`."""
     images = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels
+    return torch.cat([prepare_digits(part) for part in torch.split(images, _CHUNK)])
+
+
+def prepare_digits(images: Tensor) -> Tensor:
+    """Return uint8 `[N, 1, 28, 28]` of grey or colour images, uint8 `[N, 1 or 3, H, W]`."""
     if images.shape[1:] == DigitDomain.image_shape:
         return images
-    parts = torch.split(images, _CHUNK)
-    return torch.cat([resize_digits(rgb_to_grayscale(part)) for part in parts])
+    return resize_digits(rgb_to_grayscale(images))
 
 
 @contextmanager

@@ -26,12 +26,15 @@ class MatchableNetwork(nn.Module, ABC):
             logits.
         stride: None for a classifier of images. For one of pixels, how many pixels of the
             image a logit stands for, in each direction; 1 is full resolution.
+        multiple: What the sides of images must be multiples of, in a network with a `stride`; one
+            without takes a single size.
         is_chain: Whether `forward` is its layers, each called with what the one before gave; some
             work is then done once for all of them.
     """
 
     features: str
     stride: int | None = None
+    multiple: int = 1
     is_chain: bool = False
 
     @property

@@ -14,11 +14,9 @@ class ChainNetwork(MatchableNetwork):
 
     Attributes:
         name: As users write it, for messages.
-        multiple: What the sides of images must be multiples of.
     """
 
     name: str
-    multiple: int
     is_chain = True
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:

@@ -109,6 +109,7 @@ class VGG16FCN8s(MatchableNetwork):
 
     features = "fc7"
     stride = 1
+    multiple = 32
 
     def __init__(self, in_channels: int = 3, classes: int = 19, *, width: int = 4096) -> None:
         super().__init__()
@@ -133,7 +134,7 @@ class VGG16FCN8s(MatchableNetwork):
         Raises:
             ValueError: If H or W is not a multiple of 32.
         """
-        require_multiples("vgg16-fcn8s", images, 32)
+        require_multiples("vgg16-fcn8s", images, self.multiple)
         maps = self.normalise(images)
         seen = {}
         for name in BACKBONE:

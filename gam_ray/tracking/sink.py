@@ -116,7 +116,7 @@ class MLflowSink:
         artifact_root: Path | None = None,
     ) -> None:
         _check_names(experiment, study)
-        root = _artifact_root(tracking_uri, artifact_root)
+        root = artifact_root_for(tracking_uri, artifact_root)
         self._lines = TrackingQueue(folder).lines
         self._progress = Progress(folder, self._lines.size())
         self._store = RunStore(
@@ -336,7 +336,12 @@ def _check_names(experiment: str, study: str) -> None:
         )
 
 
-def _artifact_root(tracking_uri: str, root: Path | None) -> Path | None:
+def artifact_root_for(tracking_uri: str, root: Path | None = None) -> Path | None:
+    """Where the files of a new experiment go: beside a SQLite database; a server has its own.
+
+    Raises:
+        ValueError: If `root` is given for another store than SQLite.
+    """
     scheme, _, path = tracking_uri.partition(":///")
     if scheme.partition("+")[0] == "sqlite":
         return root or Path(path.partition("?")[0]).parent / "artifacts"

@@ -51,7 +51,7 @@ def load_task(task: TaskConfig, data_root: Path | None) -> TaskData:
         ValueError: If a domain is unknown, or the two do not go together.
         DataMissingError: If files are not there and cannot be downloaded.
     """
-    source, target = _domains(task, data_root)
+    source, target = task_domains(task, data_root)
     return TaskData(
         source_train=source.labelled("train"),
         source_held_out=source.labelled("held_out"),
@@ -67,7 +67,7 @@ def load_target_labels(task: TaskConfig, data_root: Path | None) -> dict[Split, 
 
     For the oracle, and for fine-tuning where a trial asks for it; for nothing that chooses.
     """
-    _, target = _domains(task, data_root)
+    _, target = task_domains(task, data_root)
     found: dict[Split, LabelledImages] = {}
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
@@ -77,7 +77,8 @@ def load_target_labels(task: TaskConfig, data_root: Path | None) -> dict[Split, 
 
 
 @lru_cache(maxsize=2)
-def _domains(task: TaskConfig, data_root: Path | None) -> tuple[Domain, Domain]:
+def task_domains(task: TaskConfig, data_root: Path | None) -> tuple[Domain, Domain]:
+    """The source and the target of a task, before any image is read; see `load_pair`."""
     return load_pair(
         task.source, task.target, data_root=data_root, size=task.size, classes=task.classes
     )

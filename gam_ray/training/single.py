@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from gam_ray.adaptation import rank
 from gam_ray.config import load_trial_config
 from gam_ray.training.reports import Report, Verdict
 from gam_ray.training.trial import Place, run_trial
+
+OUTCOME = "outcome.json"
+"""File in a trial's folder: what `train_one` returned."""
 
 
 class _LastReport:
@@ -42,7 +46,7 @@ def train_one(
 
     Args:
         file: A trial file.
-        folder: Of the trial's checkpoint; by default ``trials/KEY`` here.
+        folder: Of the trial's files, the outcome among them; by default ``trials/KEY`` here.
         data_root: Folder of data sets.
         tell: Told of progress.
 
@@ -64,7 +68,7 @@ def train_one(
     outcome = run_trial(config, place, reporter)
     assert reporter.newest is not None or rank() > 0
     metrics = reporter.newest.metrics if reporter.newest else {}
-    return {
+    result = {
         "key": config.key(),
         "config": config.to_mapping(),
         "step": outcome.step,
@@ -73,3 +77,6 @@ def train_one(
         "oracle": outcome.oracle.to_mapping() if outcome.oracle else None,
         "checkpoint": str(place.adapted),
     }
+    if rank() == 0:
+        (folder / OUTCOME).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result

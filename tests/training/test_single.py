@@ -1,5 +1,6 @@
 """One trial from its file."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from gam_ray.config import ConfigError
 from gam_ray.selection.scores import known_scores
-from gam_ray.training.single import train_one
+from gam_ray.training.single import OUTCOME, train_one
 from gam_ray.training.trial import load_adapted
 
 TRIAL = """\
@@ -36,6 +37,7 @@ def test_a_trial_file_gives_scores_and_a_checkpoint_and_again_the_same(file: Pat
     assert found["scores"].keys() == known_scores().keys()
     assert found["oracle"].keys() == {"train", "test"}
     assert told == ["training the source network: 20/20"]
+    assert json.loads((folder / OUTCOME).read_text()) == found
     assert load_adapted(config, Path(found["checkpoint"]), torch.device("cpu"))
     assert train_one(file, folder=folder, data_root=None, tell=told.append) == found
     assert len(told) == 1

@@ -1,0 +1,1 @@
+"""What a study leaves for use: a network with its preprocessing, in files, and its predictions."""
