@@ -1,5 +1,6 @@
 """Networks, trials and images to export and to predict, for tests that need no training."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ from PIL import Image
 from torch import nn
 
 from gam_ray.config import TaskConfig, TrialConfig
+from gam_ray.domains import Domain
+from gam_ray.export.description import ModelDescription
 from gam_ray.export.provenance import Provenance
 from gam_ray.networks import ChainNetwork, MatchableNetwork, build_network, register_network
 from gam_ray.training.checkpoints import save_checkpoint
@@ -24,6 +27,17 @@ class TwoLayers(ChainNetwork):
     def __init__(self, in_channels: int = 3, classes: int = 3) -> None:
         first = nn.Sequential(nn.Conv2d(in_channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
         super().__init__({"layer1": first, "layer2": nn.Conv2d(8, classes, 1)})
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model, and what it was made of."""
+
+    folder: Path
+    described: ModelDescription
+    network: MatchableNetwork
+    target: Domain
+    files: Path
 
 
 def opinionated(name: str, *, in_channels: int, classes: int, seed: int = 1) -> MatchableNetwork:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def best(
     study: StudyArgument,
-    storage: StorageOption = Path("studies"),
+    storage: StorageOption = "studies",
     *,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -42,12 +42,14 @@ def best(
         from gam_ray.study import results
 
         store = store_of(study, storage)
-        print_choice(store, results.best(store), as_json=as_json)
+        choice = results.best(store)
+        store.fetch(Path(choice["checkpoint"]))
+        print_choice(store, choice, as_json=as_json)
 
 
 def ui(
     study: StudyArgument,
-    storage: StorageOption = Path("studies"),
+    storage: StorageOption = "studies",
     port: Annotated[int, typer.Option(help="Port of the MLflow server.")] = 5000,
     *,
     debug: DebugOption = False,
@@ -93,8 +95,8 @@ def print_choice(store: StudyStore, choice: dict[str, Any], *, as_json: bool) ->
     for line in choice["constraints"]["without_effect"]:
         out.print(f"warning     {line}", soft_wrap=True, highlight=False)
     out.print(f"checkpoint  {choice['checkpoint']}", soft_wrap=True, highlight=False)
-    out.print(f"study       {store.folder}", soft_wrap=True, highlight=False)
-    out.print(f"MLflow      gam-ray ui {_shown(store.folder)}", soft_wrap=True, highlight=False)
+    out.print(f"study       {store.address}", soft_wrap=True, highlight=False)
+    out.print(f"MLflow      gam-ray ui {_shown(store)}", soft_wrap=True, highlight=False)
 
 
 def _choice_table(choice: dict[str, Any]) -> Table:
@@ -139,6 +141,9 @@ def _spread(figure: dict[str, Any], scale: float, digits: int) -> str:
     return f"{scale * figure['mean']:.{digits}f} ± {scale * figure['std']:.{digits}f}"
 
 
-def _shown(folder: Path) -> str:
-    """A folder as a command here would name it."""
+def _shown(store: StudyStore) -> str:
+    """A study as a command here would name it."""
+    folder = store.folder
+    if store.address != str(folder):
+        return store.address
     return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)

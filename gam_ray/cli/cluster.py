@@ -118,7 +118,7 @@ def submit_study(
 
 def logs(
     study: StudyArgument,
-    storage: StorageOption = Path("studies"),
+    storage: StorageOption = "studies",
     address: DashboardOption = None,
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the study ends.")] = False,
@@ -148,7 +148,7 @@ def logs(
 
 def stop(
     study: StudyArgument,
-    storage: StorageOption = Path("studies"),
+    storage: StorageOption = "studies",
     address: DashboardOption = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for its end.")] = 60.0,
     *,

@@ -31,7 +31,8 @@ StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study's file, its folder, or its name.")
 ]
 StorageOption = Annotated[
-    Path, typer.Option(help="Folder that holds studies, where STUDY is a name.")
+    str,
+    typer.Option(help="Folder, or s3://BUCKET/PREFIX, that holds studies, where STUDY is a name."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 DataOption = Annotated[
@@ -77,15 +78,16 @@ def _print_error(message: str, *, known: bool) -> None:
     err.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
-def store_of(study: str, storage: Path) -> StudyStore:
+def store_of(study: str, storage: str) -> StudyStore:
     """The store of a study given by file, folder or name."""
     from gam_ray.config import load_study_config
-    from gam_ray.study.store import StudyStore
+    from gam_ray.study.remote import store_at
 
-    path = Path(study)
     if is_study_file(study):
-        return StudyStore(load_study_config(path).folder)
-    return StudyStore((path if (path / "study.json").is_file() else storage / study).absolute())
+        config = load_study_config(study)
+        return store_at(f"{config.storage.rstrip('/')}/{config.name}")
+    is_folder = "://" in study or (Path(study) / "study.json").is_file()
+    return store_at(study if is_folder else f"{storage.rstrip('/')}/{study}")
 
 
 def is_study_file(study: str) -> bool:

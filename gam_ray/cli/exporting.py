@@ -45,7 +45,7 @@ def export(
             help="A study's file, folder or name, or the folder of a trial of `gam-ray train`.",
         ),
     ],
-    storage: StorageOption = Path("studies"),
+    storage: StorageOption = "studies",
     *,
     trial: Annotated[
         str | None,
@@ -142,10 +142,10 @@ def predict(
             raise typer.Exit(FAILED)
 
 
-def _store(study: str, storage: Path) -> StudyStore | None:
+def _store(study: str, storage: str) -> StudyStore | None:
     """The study's store; None for the folder of a single trial."""
     store = store_of(study, storage)
-    is_study = (store.folder / "study.json").is_file() or not Path(study).is_dir()
+    is_study = store.read("study") is not None or not Path(study).is_dir()
     return store if is_study else None
 
 
@@ -157,7 +157,9 @@ def _provenance(study: str, store: StudyStore | None, trial: str | None) -> Prov
         if trial is not None:
             raise ValueError(f"--trial is for studies, but {study} is none; leave it out")
         return of_single_trial(Path(study))
-    return provenance.chosen(store) if trial is None else provenance.named(store, trial)
+    found = provenance.chosen(store) if trial is None else provenance.named(store, trial)
+    store.fetch(found.checkpoint)
+    return found
 
 
 def _register(

@@ -85,7 +85,7 @@ def train(
 
 def resume(
     study: StudyArgument,
-    storage: StorageOption = Path("studies"),
+    storage: StorageOption = "studies",
     address: DashboardOption = None,
     data_root: DataOption = None,
     *,
@@ -109,7 +109,7 @@ def resume(
         if state == "running":
             held = store.read("state") or {}
             raise ValueError(
-                f"the study in {store.folder} is running, on {held.get('host')} as process "
+                f"the study in {store.address} is running, on {held.get('host')} as process "
                 f"{held.get('pid')}; `gam-ray stop` ends it in order"
             )
         # Its copy of the settings, not the file that it once came from.
@@ -135,13 +135,14 @@ def run_to_end(study: Study, address: str | None, *, as_json: bool) -> None:
     planned = study.config.planned_trials
     try:
         with (
+            study.on_storage(),
             study_log(study.store.folder / "study.log") as log,
             ProgressDisplay(err, planned=planned, log=log) as display,
         ):
             choice = study.run(address=address, listener=display)
     except StudyStoppedError as stop:
         err.print(
-            f"stopped: {stop}; `gam-ray resume {study.store.folder}` goes on, and `gam-ray best` "
+            f"stopped: {stop}; `gam-ray resume {study.store.address}` goes on, and `gam-ray best` "
             "shows the choice so far",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,7 +39,7 @@ OVER = ("finished", "pruned", "failed")
 
 def status(
     study: StudyArgument,
-    storage: StorageOption = Path("studies"),
+    storage: StorageOption = "studies",
     *,
     watch: Annotated[
         bool, typer.Option("--watch", help="Until the study ends; ends as the study does.")
@@ -71,7 +70,7 @@ def status(
 
 
 def list_studies(
-    storage: Annotated[Path, typer.Option(help="Folder that holds studies.")] = Path("studies"),
+    storage: StorageOption = "studies",
     address: DashboardOption = None,
     *,
     as_json: JsonOption = False,
@@ -85,9 +84,9 @@ def list_studies(
         if address:
             content = jobs_on(address)
         else:
-            from gam_ray.study import results
+            from gam_ray.study import remote, results
 
-            content = {"studies": results.all_studies(storage)}
+            content = {"studies": results.all_studies(remote.studies_at(storage))}
         if as_json:
             print_json(content)
             return

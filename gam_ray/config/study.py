@@ -13,6 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from gam_ray.config.base import ConfigModel
 from gam_ray.config.secrets import has_secret
 from gam_ray.config.space import SearchSpace, unknown_name
+from gam_ray.config.storages import S3, check_s3, working_folder
 from gam_ray.config.trial import Count, DistillationConfig, Positive, TrialConfig
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -319,12 +320,27 @@ class StudyConfig(ConfigModel):
     budget: BudgetConfig = BudgetConfig()
     tracking: TrackingConfig = TrackingConfig()
     storage: str = "studies"
-    """Folder that holds studies, seen by all nodes; relative to the current folder."""
+    """Folder that holds studies, seen by all nodes, relative to the current folder; or
+    ``s3://BUCKET/PREFIX``, of which the machine that runs the study keeps a copy."""
+
+    @property
+    def is_on_s3(self) -> bool:
+        """Whether the study is kept in a bucket, and its folder is a copy of that."""
+        return self.storage.startswith(S3)
 
     @property
     def folder(self) -> Path:
         """The study's own folder."""
+        if self.is_on_s3:
+            return working_folder(self.storage) / self.name
         return Path(self.storage).expanduser().absolute() / self.name
+
+    @field_validator("storage")
+    @classmethod
+    def _storage_is_a_folder_or_a_bucket(cls, storage: str) -> str:
+        if "://" in storage:
+            check_s3(storage)
+        return storage
 
     @field_validator("name")
     @classmethod

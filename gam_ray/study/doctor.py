@@ -25,7 +25,8 @@ from typing import Any, Literal
 
 from gam_ray.config import StudyConfig
 from gam_ray.config.secrets import masked
-from gam_ray.study.plan import Plan, plan_lanes
+from gam_ray.study.bucket import Bucket
+from gam_ray.study.plan import Plan, node_resource, plan_lanes
 from gam_ray.study.versions import all_versions
 
 GIB = 2**30
@@ -103,7 +104,7 @@ def check_machine(config: StudyConfig | None, data_root: Path | None) -> list[Ch
         cluster = {"CPU": float(os.cpu_count() or 1), "GPU": float(here.gpus), "memory": available}
         checks += [
             *judge_plan(config, [cluster]),
-            check_storage_here(config.folder.parent),
+            check_storage_here(_storage(config)),
             check_mlflow(config.tracking.uri),
             judge_data({here.node: data_problem(config, data_root)}),
         ]
@@ -159,8 +160,8 @@ def _check_nodes(nodes: _Nodes, config: StudyConfig | None, data_root: Path | No
             data_problem, config, data_root, nodes=list(facts), timeout_s=DATA_TIMEOUT_S
         )
         checks += [
-            *judge_plan(config, nodes.resources),
-            check_shared_storage(nodes, list(facts), config.folder.parent),
+            *judge_plan(config, nodes.resources_for(config)),
+            check_shared_storage(nodes, list(facts), _storage(config)),
             # From here: the study's process, which talks to MLflow, runs where this one does.
             check_mlflow(config.tracking.uri),
             judge_data({nodes.names[node]: told for node, told in {**problems, **late}.items()}),
@@ -227,29 +228,38 @@ def data_problem(config: StudyConfig, data_root: Path | None) -> str | None:
     return None
 
 
-def write_probe(folder: Path, name: str) -> str | None:
-    """Write a file in a folder; why it cannot be written, or None."""
+def write_probe(folder: Path | str, name: str) -> str | None:
+    """Write a file in a folder or, by its address, a bucket; why that cannot be, or None."""
     try:
+        if isinstance(folder, str):
+            bucket = Bucket(folder)
+            bucket.check()
+            bucket.write(name, name.encode())
+            return None
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return f"{error}"
     return None
 
 
-def unseen_probes(folder: Path, names: list[str], within_s: float = SEEN_WITHIN_S) -> list[str]:
+def unseen_probes(
+    folder: Path | str, names: list[str], within_s: float = SEEN_WITHIN_S
+) -> list[str]:
     """Which of these files do not show here in time, with what was written in them."""
     deadline = time.monotonic() + within_s
-    while unseen := [name for name in names if not _reads(folder / name, name)]:
+    while unseen := [name for name in names if not _reads(folder, name)]:
         if time.monotonic() > deadline:
             break
         time.sleep(0.5)
     return unseen
 
 
-def _reads(file: Path, content: str) -> bool:
+def _reads(folder: Path | str, name: str) -> bool:
     try:
-        return file.read_text() == content
+        if isinstance(folder, str):
+            return Bucket(folder).read(name) == name.encode()
+        return (folder / name).read_text() == name
     except OSError:
         return False
 
@@ -425,8 +435,15 @@ def judge_data(problems: Mapping[str, str | None]) -> Check:
 # Services.
 
 
-def check_storage_here(storage: Path) -> Check:
+def _storage(config: StudyConfig) -> Path | str:
+    """The folder of studies, or the address of a bucket's."""
+    return config.storage.rstrip("/") if config.is_on_s3 else config.folder.parent
+
+
+def check_storage_here(storage: Path | str) -> Check:
     """Whether this machine can write the studies' folder and read it back, and has room there."""
+    if isinstance(storage, str):
+        return _check_bucket_here(storage)
     name = f".doctor-{secrets.token_hex(4)}"
     missing = not storage.exists()
     problem = write_probe(storage, name)
@@ -442,9 +459,23 @@ def check_storage_here(storage: Path) -> Check:
     return _judge_free("storage", free, f"{storage} is written and read; {free / GIB:.0f} GiB free")
 
 
-def check_shared_storage(nodes: _Nodes, alive: list[str], storage: Path) -> Check:
+def _check_bucket_here(storage: str) -> Check:
+    name = f".doctor-{secrets.token_hex(4)}"
+    problem = write_probe(storage, name)
+    if problem:
+        return _unwritten({"here": problem}, storage)
+    unseen = unseen_probes(storage, [name], within_s=0)
+    with suppress(OSError):
+        Bucket(storage).delete(name)
+    if unseen:
+        return _unwritten({"here": "what was written does not read back"}, storage)
+    return Check("storage", "ok", f"{storage} is written and read")
+
+
+def check_shared_storage(nodes: _Nodes, alive: list[str], storage: Path | str) -> Check:
     """Whether what each node writes into the studies' folder is read by every other."""
-    folder = storage / f".doctor-{secrets.token_hex(4)}"
+    name = f".doctor-{secrets.token_hex(4)}"
+    folder = f"{storage}/{name}" if isinstance(storage, str) else storage / name
     try:
         written, late = nodes.ask(
             write_probe, folder, nodes=alive, each=lambda node: node, timeout_s=NODE_TIMEOUT_S
@@ -462,7 +493,9 @@ def check_shared_storage(nodes: _Nodes, alive: list[str], storage: Path) -> Chec
         _remove(folder)
 
 
-def judge_seen(names: Mapping[str, str], unseen: Mapping[str, list[str]], storage: Path) -> Check:
+def judge_seen(
+    names: Mapping[str, str], unseen: Mapping[str, list[str]], storage: Path | str
+) -> Check:
     """Whether every node reads what every other wrote.
 
     Args:
@@ -479,16 +512,27 @@ def judge_seen(names: Mapping[str, str], unseen: Mapping[str, list[str]], storag
         found = f"{storage}: each of {_count(len(unseen), 'node')} reads what the others wrote"
         return Check("storage", "ok", found)
     remedy = f"mount one shared folder, such as NFS, at {storage} on every node"
+    if isinstance(storage, str):
+        remedy = "give every node the same AWS_ENDPOINT_URL and keys that read all objects"
     return Check("storage", "failed", "; ".join(blind), remedy)
 
 
-def _unwritten(problems: Mapping[str, str], storage: Path) -> Check:
+def _unwritten(problems: Mapping[str, str], storage: Path | str) -> Check:
     found = "; ".join(f"{node}: {problem}" for node, problem in problems.items())
     remedy = f"let the user that runs Ray write {storage} on every node, or set another storage"
+    if isinstance(storage, str):
+        remedy = (
+            "set AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role, for the "
+            f"processes of Ray on every node, so that they may write {storage}"
+        )
     return Check("storage", "failed", found, remedy)
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Path | str) -> None:
+    if isinstance(folder, str):
+        with suppress(OSError):
+            Bucket(folder).clear()
+        return
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -565,9 +609,14 @@ class _Nodes:
             for node in alive
         }
         self.gpus = {node["NodeID"]: float(node["Resources"].get("GPU", 0)) for node in alive}
-        self.resources: list[dict[str, float]] = [
-            node["Resources"] for node in ray.nodes() if node["Alive"]
-        ]
+        self._resources: list[dict[str, float]] = [node["Resources"] for node in alive]
+
+    def resources_for(self, config: StudyConfig) -> list[dict[str, float]]:
+        """Ray's resources of the nodes that a study may use: on S3 of the one it is started on."""
+        if not config.is_on_s3:
+            return self._resources
+        here = node_resource()
+        return [node for node in self._resources if here in node]
 
     def ask(
         self,

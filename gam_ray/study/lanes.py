@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gam_ray.config import StudyConfig
 from gam_ray.study.broker import LanesState
-from gam_ray.study.plan import Plan
+from gam_ray.study.plan import NODE_SHARE, Plan
 from gam_ray.training.reports import DivergedError, Report, TrialPausedError, Verdict
 
 if TYPE_CHECKING:
@@ -208,14 +208,23 @@ class Lane:
         settings: The lane's.
         config: The study.
         plan: Resources of a worker.
+        only_node: Ray's resource of the only node that may have it; None for any.
     """
 
-    def __init__(self, settings: LaneSettings, config: StudyConfig, plan: Plan) -> None:
+    def __init__(
+        self,
+        settings: LaneSettings,
+        config: StudyConfig,
+        plan: Plan,
+        *,
+        only_node: str | None = None,
+    ) -> None:
         self.name = settings.name
         self.error: BaseException | None = None
         self._settings = settings
         self._config = config
         self._plan = plan
+        self._only_node = only_node
         self._trainer: LaneTrainer | None = None
         self._is_let_go = False
         self._thread = threading.Thread(target=self._fit, name=settings.name, daemon=True)
@@ -259,6 +268,8 @@ class Lane:
         resources = {"CPU": plan.cpus_per_worker}
         if plan.gpus_per_worker:
             resources["GPU"] = plan.gpus_per_worker
+        if self._only_node:
+            resources[self._only_node] = NODE_SHARE
         backend = "cpu:gloo,cuda:nccl" if plan.gpus_per_worker else "gloo"
         return LaneTrainer(
             work,

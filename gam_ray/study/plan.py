@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from gam_ray.config import ResourcesConfig
 
+# Of a node's own resource, of which it has 1: who takes so much is on that node.
+NODE_SHARE = 0.001
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -79,6 +82,15 @@ def plan_lanes(config: ResourcesConfig, nodes: Sequence[Mapping[str, float]], tr
         gpus_per_worker=config.gpus_per_worker,
         limit=limit,
     )
+
+
+def node_resource() -> str:
+    """The name of Ray's resource that only this node has; Ray must have been started."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
+    return f"node:{node['NodeManagerAddress']}"
 
 
 def _workers(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:

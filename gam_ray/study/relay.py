@@ -11,6 +11,8 @@ import ray
 from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
+from gam_ray.study.plan import NODE_SHARE
+
 # Seconds of one wait for an event; the relay then asks again.
 WAIT_S = 10.0
 # No CPU, which the lanes hold; memory keeps the number of relays sane.
@@ -57,6 +59,8 @@ class Relay(tune.Trainable):
         """Nothing."""
 
     @classmethod
-    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:  # noqa: ARG003
-        """Memory and no CPU: a relay only waits."""
-        return PlacementGroupFactory([{"memory": RELAY_MEMORY}])
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        """Memory and no CPU, for a relay only waits; on the node that has the study's folder."""
+        node = config.get("only_node")
+        where = {node: NODE_SHARE} if node else {}
+        return PlacementGroupFactory([{"memory": RELAY_MEMORY, **where}])

@@ -6,7 +6,6 @@ renamed or removed.
 
 from __future__ import annotations
 
-import os
 import socket
 import statistics
 import time
@@ -20,6 +19,7 @@ from gam_ray.report import Overview, TrialCurve
 from gam_ray.selection.reliability import reliability
 from gam_ray.study.choosing import Choice, Ended, choose_trial, ended_trials
 from gam_ray.study.constraints import figures, without_effect
+from gam_ray.study.lease import is_alive
 from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialRecord
 from gam_ray.study.watch import BEAT_TIMEOUT_S
 from gam_ray.tracking import read_run_ids, read_status
@@ -253,17 +253,7 @@ def _state(state: Mapping[str, Any]) -> str:
         return name
     here = state.get("host") == socket.gethostname()
     is_silent = time.time() - state.get("beat", time.time()) > BEAT_TIMEOUT_S
-    return "interrupted" if is_silent or (here and not _is_alive(state["pid"])) else name
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return "interrupted" if is_silent or (here and not is_alive(state["pid"])) else name
 
 
 def _study(store: StudyStore) -> dict[str, Any]:

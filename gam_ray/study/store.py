@@ -201,10 +201,12 @@ class StudyStore:
 
     Args:
         folder: The study's own.
+        address: By which people find it, where that is not the folder.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str | None = None) -> None:
         self.folder = folder
+        self.address = address or str(folder)
 
     @property
     def tracking(self) -> Path:
@@ -233,6 +235,9 @@ class StudyStore:
         """Replace one of the study's own JSON files in one go."""
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_json(self.folder / f"{name}.json", content)
+
+    def fetch(self, file: Path) -> None:
+        """Have a network of the study in its file here: it is, but for a study on S3."""
 
     def request_stop(self) -> None:
         """Ask the process that runs the study to stop in order, from any machine."""

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,7 +27,8 @@ from gam_ray.config import (
 from gam_ray.report import draw_overview
 from gam_ray.study import choosing, results
 from gam_ray.study.errors import StudyError, StudyStoppedError
-from gam_ray.study.plan import Plan
+from gam_ray.study.mirror import Mirror
+from gam_ray.study.plan import Plan, node_resource
 from gam_ray.study.store import StudyStore
 from gam_ray.study.watch import Watch
 from gam_ray.tracking import (
@@ -86,6 +87,12 @@ RAY_ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
+# What is said where that is too little.
+ONE_NODE = (
+    "of a study on S3 all trials run on the node of its own process, since they share a folder; a "
+    "storage that is a folder seen by all nodes lets them run on all"
+)
+
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -100,6 +107,10 @@ class Study:
     def __init__(self, config: StudyConfig, *, data_root: Path | None = None) -> None:
         self.config = _seeded(config)
         self.store = StudyStore(config.folder)
+        self._mirror: Mirror | None = None
+        if config.is_on_s3:
+            self.store.address = f"{config.storage.rstrip('/')}/{config.name}"
+            self._mirror = Mirror(self.store.address, config.folder)
         self._data_root = data_root.absolute() if data_root else None
         self._broker: Any = None
         self._lanes: Lanes | None = None
@@ -126,8 +137,21 @@ class Study:
         known = StudyStore(folder).read("study")
         if known is None:
             raise ValueError(f"no study in {folder}; give the folder that holds its study.json")
-        config = StudyConfig.from_mapping({**known["config"], "storage": str(folder.parent)})
+        config = StudyConfig.from_mapping(known["config"])
+        if not config.is_on_s3:  # of one that is, this is a copy
+            config = config.model_copy(update={"storage": str(folder.parent)})
         return cls(config, data_root=data_root)
+
+    def on_storage(self) -> AbstractContextManager[None]:
+        """Hold a study that is on S3, with its files on this machine, until the block ends.
+
+        `run` does it by itself; around it, what is written before and after is kept as well.
+
+        Raises:
+            ValueError: If another process holds it, or the bucket cannot be read.
+            StudyError: If the study's end did not reach the bucket.
+        """
+        return self._mirror.held() if self._mirror else nullcontext()
 
     def run(
         self, *, address: str | None = None, listener: Listener | None = None
@@ -150,23 +174,27 @@ class Study:
             StudyStoppedError: If it was asked to stop, or its budget is spent; it can be resumed.
             StudyError: If the study could not go on.
         """
-        self._check_folder()
-        with _only_one(self.store):
-            if self._is_over():
-                self._send_what_waits()
+        with self.on_storage():
+            self._check_folder()
+            with _only_one(self.store):
+                if self._is_over():
+                    self._send_what_waits()
+                else:
+                    self._start(address, listener)
                 return results.best(self.store)
-            _set_environment(address)
-            # Ray starts while the settings are checked, and what lanes and search need is imported.
-            with ThreadPoolExecutor(1) as executor:
-                check = executor.submit(self._check_settings)
-                imports = executor.submit(_import_all)
-                with _ray(address):
-                    check.result()
-                    # Modules of Ray's that import each other are found half made by threads that
-                    # begin at different ends.
-                    imports.result()
-                    self._run(listener)
-            return results.best(self.store)
+
+    def _start(self, address: str | None, listener: Listener | None) -> None:
+        _set_environment(address)
+        # Ray starts while the settings are checked, and what lanes and search need is imported.
+        with ThreadPoolExecutor(1) as executor:
+            check = executor.submit(self._check_settings)
+            imports = executor.submit(_import_all)
+            with _ray(address):
+                check.result()
+                # Modules of Ray's that import each other are found half made by threads that
+                # begin at different ends.
+                imports.result()
+                self._run(listener)
 
     def _run(self, listener: Listener | None) -> None:
         plan = self._wait_for_place()
@@ -352,7 +380,7 @@ class Study:
 
         resources = self.config.resources
         deadline = time.monotonic() + resources.autoscaling_wait_s
-        if resources.autoscaling_wait_s:
+        if resources.autoscaling_wait_s and not self._mirror:
             lanes = min(resources.max_lanes or sys.maxsize, self.config.search.trials)
             need = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
             bundle = {name: amount for name, amount in need.items() if amount}
@@ -373,7 +401,18 @@ class Study:
 
         config = self.config
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return plan_lanes(config.resources, nodes, config.search.trials)
+        here = self._only_node()
+        if here is None:
+            return plan_lanes(config.resources, nodes, config.search.trials)
+        try:
+            own = [node for node in nodes if here in node]
+            return plan_lanes(config.resources, own, config.search.trials)
+        except ValueError as error:
+            raise ValueError(f"{error}; {ONE_NODE}") from error
+
+    def _only_node(self) -> str | None:
+        """Ray's resource of this node, where a study on S3 has its files; None for all nodes."""
+        return node_resource() if self._mirror else None
 
     def _search(self, plan: Plan, listener: Listener | None, watch: Watch) -> None:
         """Run all trials: baselines, what the search proposes, finalists again, the student.
@@ -457,21 +496,28 @@ class Study:
             num_cpus=0, max_concurrency=1000, max_restarts=BROKER_RESTARTS, max_task_retries=-1
         )(Broker)
         life = secrets.token_hex(8)
-        return actor.options(scheduling_strategy=here).remote(self.config, rungs(self.config), life)
+        config = self.config
+        if self._mirror:  # by its path: the actor's environment may be another one
+            config = config.model_copy(update={"storage": str(self.store.folder.parent)})
+        return actor.options(scheduling_strategy=here).remote(config, rungs(config), life)
 
     def _start_lanes(self, broker: Any, plan: Plan) -> Lanes:
         from gam_ray.study.lanes import Lane, Lanes, LaneSettings
+
+        sources = self.store.folder.parent / ".sources"
+        if self._mirror:  # it takes along what is in the study's own folder
+            sources = self.store.folder / "sources"
 
         def make(name: str) -> Lane:
             settings = LaneSettings(
                 name=name,
                 broker=broker,
-                sources=self.store.folder.parent / ".sources",
+                sources=sources,
                 data_root=self._data_root,
                 threads=max(1, round(plan.cpus_per_worker)),
                 oracle=self.config.objective.is_oracle,
             )
-            return Lane(settings, self.config, plan)
+            return Lane(settings, self.config, plan, only_node=self._only_node())
 
         lanes = Lanes(make, broker, self._lanes_now, self.config.resources.report_timeout_s)
         lanes.start()
@@ -503,7 +549,7 @@ class Study:
             self.store.write("study", {**study, "warm_start": search.warm_start.to_mapping()})
         tuner = tune.Tuner(
             Relay,
-            param_space={"broker": broker},
+            param_space={"broker": broker, "only_node": self._only_node()},
             tune_config=tune.TuneConfig(
                 metric="score",
                 mode="max",

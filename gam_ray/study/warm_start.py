@@ -26,6 +26,7 @@ from gam_ray.study.broker import UNTRUSTED_SCORE
 from gam_ray.study.choosing import SEARCHED, Ended, ended_trials
 from gam_ray.study.constraints import excesses, figures
 from gam_ray.study.optuna_study import WARM_START
+from gam_ray.study.remote import store_at
 from gam_ray.study.search import answers, distributions
 from gam_ray.study.store import StudyStore
 
@@ -103,13 +104,15 @@ def _learn(study: optuna.Study, config: StudyConfig) -> WarmStart:
 def _older(config: StudyConfig) -> tuple[StudyStore, StudyConfig]:
     named = config.search.warm_start
     assert named is not None
-    beside = config.folder.parent / named
-    folder = beside if beside.is_dir() else Path(named).expanduser().absolute()
-    store = StudyStore(folder)
+    beside = str(config.folder.parent / named)
+    store = store_at(beside if Path(beside).is_dir() else named)
+    if config.is_on_s3 and "/" not in named:
+        beside = f"{config.storage.rstrip('/')}/{named}"
+        store = store_at(beside)
     content = store.read("study")
     if content is None:
         raise ValueError(
-            f"search.warm_start: no study in {beside} nor in {Path(named).expanduser()}; give the "
+            f"search.warm_start: no study in {beside} nor in {named}; give the "
             "folder of a study, or the name of one beside this one"
         )
     return store, StudyConfig.from_mapping(content["config"])

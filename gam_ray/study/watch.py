@@ -112,7 +112,7 @@ class Watch:
             return f"{self._signal} was received"
         if self._store.stop_requested():
             who = self._store.read("stop") or {}
-            return f"asked by process {who.get('pid')} on {who.get('host')}"
+            return who.get("reason") or f"asked by process {who.get('pid')} on {who.get('host')}"
         for name, spent in self._spent.items():
             limit = getattr(self._budget, name)
             if limit is not None and spent >= limit:

@@ -1,29 +1,15 @@
 """Models that were exported once, from folders of one's own images."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from exportable import CLASSES, SIZE, opinionated, provenance, save_network, write_images
+from exportable import CLASSES, SIZE, Exported, opinionated, provenance, save_network, write_images
 from PIL import Image
 
 from gam_ray.config import TaskConfig
-from gam_ray.domains import Domain, load_pair
-from gam_ray.export.description import ModelDescription
+from gam_ray.domains import load_pair
 from gam_ray.export.writing import export_model
-from gam_ray.networks import MatchableNetwork
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A model, and what it was made of."""
-
-    folder: Path
-    described: ModelDescription
-    network: MatchableNetwork
-    target: Domain
-    files: Path
 
 
 def _export(task: TaskConfig, root: Path, classes: int, seed: int, files: Path) -> Exported:

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Exported
-from exportable import CLASSES, SIZE, write_images
+from exportable import CLASSES, SIZE, Exported, write_images
 from PIL import Image
 
 from gam_ray.domains import SPLITS, load_domain

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from gam_ray.cli import app
 from gam_ray.config import StudyConfig
 from gam_ray.study import doctor
+from gam_ray.study.bucket import Bucket
 from gam_ray.study.doctor import GIB, Check, Facts
 from gam_ray.study.errors import StudyError
 
@@ -147,6 +148,40 @@ def test_storage_here_leaves_nothing_behind(tmp_path: Path) -> None:
     check = doctor.check_storage_here(tmp_path / "file")
     assert check.state == "failed"
     assert "let the user that runs Ray write" in (check.remedy or "")
+
+
+class OneByOne:
+    """Nodes in this process, of which some lack the keys of the bucket."""
+
+    names: ClassVar = {"1": "a", "2": "b"}
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, blind: str | None) -> None:
+        self._monkeypatch = monkeypatch
+        self._blind = blind
+
+    def ask(
+        self, function: Any, *arguments: Any, nodes: list[str], each: Any = None, **_: Any
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        answers = {}
+        for node in nodes:
+            with self._monkeypatch.context() as patched:
+                if node == self._blind:
+                    patched.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+                more = (each(node),) if each else ()
+                answers[node] = function(*arguments, *more)
+        return answers, {}
+
+
+@pytest.mark.parametrize(("blind", "state"), [(None, "ok"), ("2", "failed")])
+def test_a_bucket_is_written_by_each_node_and_read_by_the_others(
+    s3: str, monkeypatch: pytest.MonkeyPatch, blind: str | None, state: str
+) -> None:
+    nodes: Any = OneByOne(monkeypatch, blind)
+    check = doctor.check_shared_storage(nodes, ["1", "2"], s3)
+    assert check.state == state
+    assert (blind is None) == ("each of 2 nodes reads" in check.found)
+    assert blind is None or check.found.startswith("b: storage: s3://")
+    assert not Bucket(s3).folders()
 
 
 def test_data_that_is_missing_is_told_once_for_the_nodes_that_lack_it() -> None:
