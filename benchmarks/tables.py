@@ -109,9 +109,7 @@ def merged(row: Mapping[str, Any], seeds: list[int], known: Mapping[str, Any]) -
     """A row with the runs of other seeds that are known."""
     same = (old for old in known["rows"] if (old["task"], old["row"]) == (row["task"], row["row"]))
     old: Mapping[str, Any] = next(same, {"runs": [], "commits": []})
-    runs = [
-        run for seed, run in zip(known["seeds"], old["runs"], strict=False) if seed not in seeds
-    ]
+    runs = [run for run in old["runs"] if run["seed"] not in seeds]
     return {
         **row,
         **spreads([*runs, *row["runs"]]),
@@ -129,7 +127,7 @@ def run(config: TrialConfig, folder: Path, data_root: Path | None) -> dict[str, 
     result = here / "result.json"
     if result.exists():
         found: dict[str, Any] = json.loads(result.read_text())
-        return found
+        return {"seed": config.seed, **found}
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     curve = Curve(here)
@@ -140,6 +138,7 @@ def run(config: TrialConfig, folder: Path, data_root: Path | None) -> dict[str, 
     if outcome.oracle is None:
         raise ValueError(f"a table needs a target with labels, but {config.task.target} has none")
     figures = {
+        "seed": config.seed,
         "oracle": outcome.oracle.to_mapping(),
         "metrics": curve.metrics,
         "steps": outcome.step,
@@ -197,7 +196,8 @@ def spreads(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "percent": {name: spread([100 * run["oracle"][name] for run in runs]) for name in names},
         "seconds": spread([run["seconds"] for run in runs]),
         "runs": [
-            {name: run[name] for name in ("oracle", "metrics", "seconds", "device")} for run in runs
+            {name: run[name] for name in ("seed", "oracle", "metrics", "seconds", "device")}
+            for run in runs
         ],
     }
 
