@@ -34,6 +34,7 @@ for _command, _panel in (
     (cluster.logs, WATCH),
     (cluster.stop, WATCH),
     (choosing.best, CHOOSE),
+    (choosing.report, CHOOSE),
     (choosing.ui, CHOOSE),
 ):
     app.command("list" if _command is watching.list_studies else None, rich_help_panel=_panel)(

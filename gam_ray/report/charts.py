@@ -76,7 +76,7 @@ _MARKS: dict[str, tuple[str, str, float, bool]] = {
 def history(trials: Sequence[TrialFacts], score: str) -> Markup:
     """Final score of each trial by its number."""
     with _chart(2.9) as (figure, axes):
-        _scatter(axes, [(trial.number, trial.score, trial) for trial in trials])
+        _scatter(axes, [(trial.number, _score(trial), trial) for trial in trials])
         axes.set(xlabel="trial, in the order of submission", ylabel=score)
         return _svg(figure, "history")
 
@@ -90,7 +90,7 @@ def score_by_weight(trials: Sequence[TrialFacts], score: str) -> Markup:
             found = [trial for trial in trials if trial.adversary == name]
             axes.scatter(
                 [trial.weight for trial in found],
-                [trial.score for trial in found],
+                [_score(trial) for trial in found],
                 marker=marker, color=colour, s=30, label=name,
             )  # fmt: skip
         if all(trial.weight > 0 for trial in trials):
@@ -155,7 +155,7 @@ def class_shares(changes: Changes) -> Markup:
 def score_by_oracle(trials: Sequence[TrialFacts], score: str, figure_name: str) -> Markup:
     """What target labels say of each trial by its final score."""
     with _chart(3.2) as (figure, axes):
-        points = [(t.score, 100 * t.oracle, t) for t in trials if t.oracle is not None]
+        points = [(_score(t), 100 * t.oracle, t) for t in trials if t.oracle is not None]
         _scatter(axes, points)
         axes.set(xlabel=score, ylabel=f"oracle: test {figure_name} %")
         return _svg(figure, "oracle")
@@ -164,7 +164,7 @@ def score_by_oracle(trials: Sequence[TrialFacts], score: str, figure_name: str) 
 def score_by_cost(trials: Sequence[TrialFacts], score: str) -> Markup:
     """Final score by the seconds that a trial took."""
     with _chart(2.9) as (figure, axes):
-        _scatter(axes, [(trial.seconds, trial.score, trial) for trial in trials])
+        _scatter(axes, [(trial.seconds, _score(trial), trial) for trial in trials])
         axes.set(xlabel="seconds of the trial in its lane", ylabel=score)
         return _svg(figure, "cost")
 
@@ -191,17 +191,27 @@ def _kind(trial: TrialFacts) -> str:
     return "stopped early" if trial.state == "pruned" else "searched"
 
 
-def _scatter(axes: Axes, points: Iterable[tuple[float, float | None, TrialFacts]]) -> None:
-    """Points (x, y, trial), marked by what kind of trial each is; those without y are left out."""
+def _score(trial: TrialFacts) -> float:
+    assert trial.score is not None, "charts are of trials that have a score"
+    return trial.score
+
+
+def _scatter(axes: Axes, points: Iterable[tuple[float, float, TrialFacts]]) -> None:
+    """Points (x, y, trial), marked by what kind of trial each is."""
     found: dict[str, list[tuple[float, float]]] = {}
     for x, y, trial in points:
-        if y is not None:
-            found.setdefault(_kind(trial), []).append((x, y))
+        found.setdefault(_kind(trial), []).append((x, y))
     for kind, (marker, colour, size, filled) in _MARKS.items():
         if kind in found:
-            x, y = zip(*found[kind], strict=True)
-            fill = {"color": colour} if filled else {"facecolors": "none", "edgecolors": colour}
-            axes.scatter(x, y, marker=marker, s=size, label=kind, **fill)
+            axes.scatter(
+                [x for x, _ in found[kind]],
+                [y for _, y in found[kind]],
+                marker=marker,
+                s=size,
+                label=kind,
+                facecolors=colour if filled else "none",
+                edgecolors=None if marker == "x" else colour,  # a cross has no edge
+            )
     axes.grid(alpha=0.6)
     axes.margins(0.06, 0.1)
     _legend(axes.figure, axes)
@@ -236,7 +246,9 @@ def _svg(figure: Figure, name: str) -> Markup:
     figure.savefig(stream, format="svg", metadata=nothing)
     text = stream.getvalue()
     # From its element on, without a style sheet that would hold for the whole page.
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text[text.index("<svg") :], flags=re.S)
+    text = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", text[text.index("<svg") :], flags=re.DOTALL
+    )
     text = re.sub(r"<[^>]+>", lambda tag: _fitted(tag.group(), name), text)
     # Matplotlib has escaped every text that came from a name.
     return Markup(masked(text))  # noqa: S704

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from gam_ray.config import SearchSpace
@@ -23,7 +24,7 @@ def parameter_importance(space: SearchSpace, ended: Sequence[Ended]) -> Importan
         space: What was searched.
         ended: All trials that ended in order.
     """
-    searched = [e for e in ended if e.record.role in ("search", "again") and not e.left_out]
+    searched = [each for each in ended if _counts(each)]
     count = len(searched)
     if count < LEAST_TRIALS:
         return Importance(
@@ -35,6 +36,11 @@ def parameter_importance(space: SearchSpace, ended: Sequence[Ended]) -> Importan
     if len({each.score for each in searched}) == 1:
         return Importance({}, count, "All searched trials have the same score.")
     return Importance(_ped_anova(space, searched), count, None)
+
+
+def _counts(trial: Ended) -> bool:
+    is_searched = trial.record.role in ("search", "again")
+    return is_searched and not trial.left_out and math.isfinite(trial.score)
 
 
 def _ped_anova(space: SearchSpace, searched: Sequence[Ended]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gam_ray.report.facts import Remark, TrialFacts
+from gam_ray.report.facts import Remark, TrialFacts, Verdict
 from gam_ray.selection.guard import (
     AGREEMENT,
     CLASS_SHIFT,
@@ -67,8 +67,13 @@ def _of_seeds(best: Mapping[str, Any]) -> Remark:
 
 
 def _of_rank(best: Mapping[str, Any]) -> Remark:
-    share = best["score"]["percentile"]
-    return Remark("note", "rank", f"It scores higher than {share:.0f} % of the trusted trials.")
+    told = f"It scores higher than {best['score']['percentile']:.0f} % of the trusted trials."
+    if best["trial"]["role"] == "student":
+        told += (
+            " It is chosen all the same, for the score is no measure of a student: the consensus "
+            "of its teachers agrees with it no less than with the best trial of the search."
+        )
+    return Remark("note", "rank", told)
 
 
 def _of_record(best: Mapping[str, Any]) -> Remark:
@@ -87,19 +92,17 @@ def _of_record(best: Mapping[str, Any]) -> Remark:
 
 def _of_guard(guard: Mapping[str, float], label_shift: float) -> Iterator[Remark]:
     """What the guard measured of the choice; it left out whatever is beyond a bound."""
+    rules = {
+        CLASS_SHIFT: ("predicted classes are {:.2f} away from the source's labels (at most {:g})",
+                      label_shift),
+        AGREEMENT: ("agreement with the source network is {:.2f} (at least {:g})",
+                    LEAST_AGREEMENT),
+        FEATURE_RANK: ("features keep {:.2f} of their rank (at least {:g})",
+                       LEAST_FEATURE_RANK),
+    }  # fmt: skip
     told = [
-        text
-        for name, text in (
-            (CLASS_SHIFT, f"predicted classes are {{:.2f}} away from the source's labels "
-             f"(at most {label_shift:g})"),
-            (AGREEMENT, f"agreement with the source network is {{:.2f}} "
-             f"(at least {LEAST_AGREEMENT:g})"),
-            (FEATURE_RANK, f"features keep {{:.2f}} of their rank "
-             f"(at least {LEAST_FEATURE_RANK:g})"),
-        )
-        if name in guard
-        for text in [text.format(guard[name])]
-    ]  # fmt: skip
+        text.format(guard[name], bound) for name, (text, bound) in rules.items() if name in guard
+    ]
     if told:
         yield Remark("good", "guard", f"It has not collapsed: {'; '.join(told)}.")
 
@@ -112,7 +115,7 @@ def _of_trials(trials: Sequence[TrialFacts]) -> Iterator[Remark]:
         ("failures", failed, "failed"),
         ("distrust", left_out, "were left out by the guard or a constraint"),
     ):
-        verdict = "caution" if count > MANY * total else "note"
+        verdict: Verdict = "caution" if count > MANY * total else "note"
         if count:
             yield Remark(verdict, about, f"{count} of {total} trials {what}.")
 

@@ -23,7 +23,6 @@ from gam_ray.config import (
 )
 from gam_ray.config.secrets import masked
 from gam_ray.config.space import Parameter
-from gam_ray.report import data_uri, render_page
 from gam_ray.report.facts import (
     Changes,
     ClassQuality,
@@ -32,9 +31,12 @@ from gam_ray.report.facts import (
     Picture,
     Pictures,
     Question,
+    Remark,
     StudyFacts,
     TrialFacts,
 )
+from gam_ray.report.images import data_uri
+from gam_ray.report.page import render_page
 from gam_ray.study import results
 from gam_ray.study.choosing import Ended, ended_trials
 from gam_ray.study.importance import parameter_importance
@@ -221,7 +223,7 @@ def _remarks(
     trials: Sequence[TrialFacts],
     state: str,
     config: StudyConfig,
-) -> tuple[Any, ...]:
+) -> tuple[Remark, ...]:
     kept = store.trial(best["trial"]["key"]).kept()
     guard = kept.metrics if kept and best["adapt"] else {}
     return remarks(best, trials, guard, state=state, label_shift=config.objective.label_shift)

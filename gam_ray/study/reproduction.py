@@ -44,7 +44,12 @@ def study_yaml(config: StudyConfig) -> str:
     data = config.model_dump(mode="json", exclude_defaults=True, exclude={"storage"})
     data.get("search", {}).pop("storage", None)
     return yaml.dump(
-        data, Dumper=_Dumper, default_flow_style=None, sort_keys=False, allow_unicode=True, width=100
+        data,
+        Dumper=_Dumper,
+        default_flow_style=None,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
     )
 
 
