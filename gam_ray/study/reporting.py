@@ -112,8 +112,8 @@ def gather(
     ended = ended_trials(store, config.objective, config.search.constraints)
     best, no_answer = _best(store)
     trials = _trials(store, ended, best)
-    held_out = _held_out(config.trial.task, data_root) if best else None
     opinions = read_opinions(store, ended, best["trial"]["key"]) if best else None
+    held_out = _held_out(config.trial.task, data_root, opinions) if opinions else None
     facts = StudyFacts(
         study=config.name,
         state=state,
@@ -253,16 +253,25 @@ def _cost(
     )
 
 
-def _held_out(task: TaskConfig, data_root: Path | None) -> HeldOut | None:
-    """The held-out target; None, with a line in the log, where it cannot be had."""
+def _held_out(task: TaskConfig, data_root: Path | None, opinions: Opinions) -> HeldOut | None:
+    """The held-out target that was predicted; None, with a line in the log, if it is not here."""
     from gam_ray.training.data import load_held_out_labels, load_held_out_target
 
     try:
         images, names = load_held_out_target(task, data_root)
-        return HeldOut(images.images, names, load_held_out_labels(task, data_root))
+        labels = load_held_out_labels(task, data_root)
     except (ValueError, OSError) as error:
         logger.warning("the report shows no images: %s", error)
         return None
+    count, classes = opinions.after.shape
+    if len(names) != classes or count % len(images):
+        logger.warning(
+            "the report shows no images: trials predicted %d rows of %d classes, but %s has %d "
+            "held-out images of %d classes here; see --data-root",
+            count, classes, task.target, len(images), len(names),
+        )  # fmt: skip
+        return None
+    return HeldOut(images.images, names, labels)
 
 
 def _of_images(opinions: Opinions, held_out: HeldOut | None) -> bool:
@@ -330,8 +339,8 @@ def _accuracies(opinions: Opinions | None, held_out: HeldOut | None) -> tuple[Cl
 
 
 def _pictures(opinions: Opinions | None, held_out: HeldOut | None) -> Pictures:
-    """Examples; none where the images here are not those that were predicted."""
-    if opinions is None or held_out is None or len(opinions.before) % len(held_out.images):
+    """Examples, where the images are at hand."""
+    if opinions is None or held_out is None:
         return Pictures()
     if not _of_images(opinions, held_out):
         return Pictures(flipped=_frames(opinions, held_out))
