@@ -95,6 +95,10 @@ def score_by_weight(trials: Sequence[TrialFacts], score: str) -> Markup:
             )  # fmt: skip
         if all(trial.weight > 0 for trial in trials):
             axes.set_xscale("log")
+            # Matplotlib's own labels of a logarithmic axis are mathematics, which stays unparsed.
+            axes.xaxis.set_major_formatter(_plain_number)
+            axes.xaxis.set_minor_formatter(_first_digits)
+            axes.tick_params(axis="x", which="minor", pad=5)  # on one line with the major ones
         axes.set(xlabel="λ, weight of the adversarial term", ylabel=score)
         axes.grid(alpha=0.6)
         _legend(figure, axes)
@@ -228,6 +232,15 @@ def _rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.6)
+
+
+def _plain_number(value: float, _: int | None = None) -> str:
+    return f"{value:g}"
+
+
+def _first_digits(value: float, _: int | None = None) -> str:
+    """A label for 2 and 5 times a power of ten alone: all of them would not fit."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
 def _short(name: str) -> str:

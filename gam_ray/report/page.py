@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ def troubles(trials: Sequence[TrialFacts]) -> list[Trouble]:
 
 def _kind_of_cause(cause: str) -> str:
     """The same for causes that differ in figures alone."""
-    return "".join(" " if sign.isdigit() or sign in ".-" else sign for sign in cause)
+    return re.sub(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?", "#", cause)
 
 
 def _charts(facts: StudyFacts) -> Mapping[str, Markup]:

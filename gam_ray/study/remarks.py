@@ -35,12 +35,14 @@ def remarks(
         state: Of the study.
         label_shift: The guard's bound of `CLASS_SHIFT`, as `ObjectiveConfig` has it.
     """
-    found = [_of_seeds(best), _of_rank(best), _of_record(best), *_of_guard(guard, label_shift)]
+    found = [_of_seeds(best), _of_rank(best), *_of_guard(guard, label_shift)]
     found += _of_trials(trials)
     found += [Remark("caution", "constraints", line) for line in _without_effect(best)]
     if best["by_oracle"]:
         told = "The choice was made BY TARGET LABELS: it does not show what can be had without."
         found.insert(0, Remark("caution", "oracle", told))
+    else:
+        found.insert(2, _of_record(best))
     if state != "finished":
         told = f"The study is {state}; trials that are still to come may change the choice."
         found.insert(0, Remark("caution", "unfinished", told))
@@ -68,7 +70,7 @@ def _of_seeds(best: Mapping[str, Any]) -> Remark:
 
 def _of_rank(best: Mapping[str, Any]) -> Remark:
     told = f"It scores higher than {best['score']['percentile']:.0f} % of the trusted trials."
-    if best["trial"]["role"] == "student":
+    if best["trial"]["role"] == "student" and not best["by_oracle"]:
         told += (
             " It is chosen all the same, for the score is no measure of a student: the consensus "
             "of its teachers agrees with it no less than with the best trial of the search."

@@ -358,7 +358,8 @@ def test_a_thousand_trials_make_a_page_of_less_than_five_megabytes(
     page = study.page()
     assert (study.store.folder / "report.html").stat().st_size < 5e6
     assert "failed 99 DivergedError" in page.text
-    assert "PED-ANOVA), from 900 trials." in page.text
+    assert "PED-ANOVA), from 900 trials. " in page.text
+    assert "mathdefault" not in page.text
 
 
 def test_importance_names_the_layer_that_decides(make_config: MakeConfig) -> None:
