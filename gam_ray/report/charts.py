@@ -234,11 +234,11 @@ def _rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.grid(axis="x", alpha=0.6)
 
 
-def _plain_number(value: float, _: int | None = None) -> str:
+def _plain_number(value: float, _: float) -> str:
     return f"{value:g}"
 
 
-def _first_digits(value: float, _: int | None = None) -> str:
+def _first_digits(value: float, _: float) -> str:
     """A label for 2 and 5 times a power of ten alone: all of them would not fit."""
     return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 

@@ -44,6 +44,7 @@ from gam_ray.study.opinions import Opinions, changes, class_accuracy, read_opini
 from gam_ray.study.remarks import remarks
 from gam_ray.study.reproduction import reproduction
 from gam_ray.study.store import EndRecord, StudyStore, TrialRecord
+from gam_ray.tracking import without_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,8 @@ def gather(
     status = results.status(store)
     study = store.read("study")
     assert study is not None, "status has read it"
-    config = StudyConfig.from_mapping(filled_up(study["config"]))
+    # A password in an address would be refused today, and has no place in a page.
+    config = StudyConfig.from_mapping(filled_up(without_credentials(study["config"])))
     state = state or status["state"]
     ended = ended_trials(store, config.objective, config.search.constraints)
     best, no_answer = _best(store)

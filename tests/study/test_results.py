@@ -290,6 +290,7 @@ def test_a_report_that_fails_does_not_end_a_study(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no ink")
 
+    monkeypatch.setattr(results, "overview", lambda _: None)
     monkeypatch.setattr("gam_ray.study.study.draw_overview", lambda _, file: file.touch())
     monkeypatch.setattr("gam_ray.study.reporting.gather", fail)
     store, config = study
