@@ -35,6 +35,7 @@ for _command, _panel in (
     (cluster.logs, WATCH),
     (cluster.stop, WATCH),
     (choosing.best, CHOOSE),
+    (choosing.report, CHOOSE),
     (choosing.ui, CHOOSE),
     (exporting.export, USE),
     (exporting.predict, USE),

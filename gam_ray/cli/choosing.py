@@ -1,9 +1,10 @@
-"""What a study chose: its best trial, and its runs in MLflow."""
+"""What a study chose: its best trial, its page, and its runs in MLflow."""
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from rich.table import Table
 
 from gam_ray.cli.common import (
+    DataOption,
     DebugOption,
     JsonOption,
     StorageOption,
@@ -45,6 +47,42 @@ def best(
         choice = results.best(store)
         store.fetch(Path(choice["checkpoint"]))
         print_choice(store, choice, as_json=as_json)
+
+
+def report(
+    study: StudyArgument,
+    storage: StorageOption = "studies",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The page; by default report.html in the study's folder, or here."
+        ),
+    ] = None,
+    data_root: DataOption = None,
+    *,
+    open_page: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write one HTML page about a study in any state: its answer, how far to trust it, and why.
+
+    Example: `gam-ray report quickstart --open`
+    """
+    with errors(debug=debug):
+        from gam_ray.study.reporting import REPORT_NAME, write_report
+
+        store = store_of(study, storage)
+        is_here = store.address == str(store.folder)  # and no copy of a bucket's
+        file = (output or (store.folder if is_here else Path()) / REPORT_NAME).absolute()
+        facts = write_report(store, file, data_root=data_root)
+        if as_json:
+            print_json({"file": str(file), "bytes": file.stat().st_size, **asdict(facts)})
+        else:
+            say(f"report  {file}")
+        if open_page:
+            import webbrowser
+
+            webbrowser.open(file.as_uri())
 
 
 def ui(
@@ -96,6 +134,8 @@ def print_choice(store: StudyStore, choice: dict[str, Any], *, as_json: bool) ->
         out.print(f"warning     {line}", soft_wrap=True, highlight=False)
     out.print(f"checkpoint  {choice['checkpoint']}", soft_wrap=True, highlight=False)
     out.print(f"study       {store.address}", soft_wrap=True, highlight=False)
+    if (page := store.folder / "report.html").exists():
+        out.print(f"report      {page}", soft_wrap=True, highlight=False)
     out.print(f"MLflow      gam-ray ui {_shown(store)}", soft_wrap=True, highlight=False)
 
 

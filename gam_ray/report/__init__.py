@@ -1,4 +1,4 @@
-"""What a person sees of a finished study."""
+"""What a person sees of a study: one picture, and one page."""
 
 from gam_ray.report.overview import Overview, TrialCurve, draw_overview
 

@@ -9,6 +9,7 @@
       study.log             what the command line was told while it ran
       broker.json           what the broker holds beside trials and reports
       result.json           the choice, once made
+      report.html           the page about it, and overview.png, a picture
       trials/KEY/trial.json      number, name, settings, whole configuration
       trials/KEY/reports.jsonl   one line a report
       trials/KEY/predictions.npy softmax on the held-out target, of the report that is kept

@@ -30,6 +30,7 @@ from gam_ray.study.errors import StudyError, StudyStoppedError
 from gam_ray.study.mirror import Mirror
 from gam_ray.study.plan import Plan, node_resource
 from gam_ray.study.store import StudyStore
+from gam_ray.study.versions import all_versions, code_commit
 from gam_ray.study.watch import Watch
 from gam_ray.tracking import (
     ArtifactReady,
@@ -264,7 +265,10 @@ class Study:
         """Keep ``study.json`` and ``state.json`` true, and watch who asks for a stop."""
         config, before = self.config, self.store.read("state") or {}
         content = {"key": config.key(), "config": config.to_mapping()}
-        self.store.write("study", {**content, "trials": config.planned_trials})
+        environment = {"versions": all_versions(), "commit": code_commit()}
+        self.store.write(
+            "study", {**content, "trials": config.planned_trials, "environment": environment}
+        )
         self.store.forget_stop()
         state = {
             "state": "running",
@@ -609,10 +613,24 @@ class Study:
         queue.append(MetricsReported(None, len(ends), _headline(choice), newest))
         picture = self.store.folder / "overview.png"
         draw_overview(results.overview(self.store), picture)
+        page = self._write_report(state)
         shown = self.store.tracking / "study.json"  # without the password that an address may hold
         replace_json(shown, without_credentials(self.store.read("study")))
-        for file in (picture, shown, self.store.folder / "result.json"):
-            queue.append(ArtifactReady(None, str(file)))
+        for file in (picture, shown, self.store.folder / "result.json", page):
+            if file:
+                queue.append(ArtifactReady(None, str(file)))
+
+    def _write_report(self, state: str) -> Path | None:
+        """Write the study's page; None if that fails, since the study itself has its result."""
+        from gam_ray.study.reporting import REPORT_NAME, write_report
+
+        file = self.store.folder / REPORT_NAME
+        try:
+            write_report(self.store, file, data_root=self._data_root, state=state)
+        except Exception:  # whatever it is, it shall not end the study
+            logger.exception("the report was not written; `gam-ray report` tries it again")
+            return None
+        return file
 
 
 def _stop_if_asked(watch: Watch) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import platform
+import shutil
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 # What all nodes of a cluster must agree on.
 PACKAGES = ("ray", "torch", "torchvision", "optuna", "mlflow", "numpy", "pydantic")
@@ -24,3 +27,22 @@ def all_versions() -> dict[str, str]:
     """Versions of Python, gam_ray and its packages, without importing them."""
     packages = {name: installed_version(name) for name in PACKAGES}
     return {"python": platform.python_version(), "gam-ray": installed_version(), **packages}
+
+
+def code_commit() -> str | None:
+    """The commit of the repository that gam_ray's code stands in, with ``+changes`` if it has any.
+
+    None where the code was installed without its repository, or git is missing.
+    """
+    git, folder = shutil.which("git"), Path(__file__).parents[2]
+    if git is None or not (folder / ".git").exists():  # another's repository may hold a .venv
+        return None
+    commit, changes = (
+        subprocess.run(  # noqa: S603 - fixed arguments
+            [git, "-C", str(folder), *words], capture_output=True, text=True, check=False
+        )
+        for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+    )
+    if commit.returncode:
+        return None
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")

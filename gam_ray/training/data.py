@@ -76,6 +76,27 @@ def load_target_labels(task: TaskConfig, data_root: Path | None) -> dict[Split, 
     return found
 
 
+def load_held_out_target(
+    task: TaskConfig, data_root: Path | None
+) -> tuple[UnlabelledImages, tuple[str, ...]]:
+    """The images that trials predict, and the classes' names; without the rest of a task.
+
+    Raises:
+        ValueError: If a domain is unknown, or the two do not go together.
+        DataMissingError: If files are not there and cannot be downloaded.
+    """
+    source, target = task_domains(task, data_root)
+    return target.unlabelled("held_out"), source.class_names
+
+
+def load_held_out_labels(task: TaskConfig, data_root: Path | None) -> Tensor | None:
+    """The labels of `load_held_out_target`'s images, or None; for the oracle alone."""
+    _, target = task_domains(task, data_root)
+    with suppress(LabelsMissingError):
+        return target.labelled("held_out").labels
+    return None
+
+
 @lru_cache(maxsize=2)
 def task_domains(task: TaskConfig, data_root: Path | None) -> tuple[Domain, Domain]:
     """The source and the target of a task, before any image is read; see `load_pair`."""

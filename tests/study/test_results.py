@@ -273,11 +273,34 @@ def test_mlflow_gets_the_study_without_its_password(
     Study(tracked)._choose("finished")
     events = [event for _, event in TrackingQueue(store.tracking).read()]
     files = [Path(event.path) for event in events if isinstance(event, ArtifactReady)]
-    assert [file.name for file in files] == ["overview.png", "study.json", "result.json"]
+    assert [file.name for file in files] == [
+        "overview.png", "study.json", "result.json", "report.html",
+    ]  # fmt: skip
     assert not [file for file in files if b"secret" in file.read_bytes()]
     assert '"http://host:5000"' in files[1].read_text()
     assert "secret" not in (store.tracking / "events.jsonl").read_text()
     assert store.read("study") == content, "the study itself needs it"
+
+
+def test_a_report_that_fails_does_not_end_a_study(
+    study: tuple[StudyStore, StudyConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(results, "overview", lambda _: None)
+    monkeypatch.setattr("gam_ray.study.study.draw_overview", lambda _, file: file.touch())
+    monkeypatch.setattr("gam_ray.study.reporting.gather", fail)
+    store, config = study
+    store.tracking.mkdir(parents=True)
+    Study(config)._choose("finished")
+    assert store.read("result") is not None
+    assert "no ink" in caplog.text
+    events = [event for _, event in TrackingQueue(store.tracking).read()]
+    paths = [event.path for event in events if isinstance(event, ArtifactReady)]
+    assert not [path for path in paths if path.endswith(".html")]
 
 
 def test_a_constraint_without_effect_is_logged_at_the_end(
