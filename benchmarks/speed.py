@@ -3,7 +3,8 @@
     python benchmarks/speed.py --json benchmarks/results/speed.json
 
 Runs `gam-ray run jobs/quickstart.yaml`, `steps.py`, `lanes.py` and `growth.py` one after another,
-each in a process of its own, and puts their figures into one file. Some minutes on two cores.
+each in a process of its own, and puts their figures into one file, each with its date and commit;
+parts that are not named stay as the file has them. Some minutes on two cores.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from tables import stamp
 
 HERE = Path(__file__).parent
+PARTS = ("quickstart", "steps", "lanes", "growth")
 QUICKSTART = HERE.parent / "jobs" / "quickstart.yaml"
 
 
@@ -29,15 +31,17 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     options.add_argument("--peers", type=Path, help="as steps.py has it")
     options.add_argument("--json", type=Path, required=True)
+    options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     given = options.parse_args()
     peers = ["--peers", str(given.peers)] if given.peers else []
-    content: dict[str, Any] = stamp()
-    with tempfile.TemporaryDirectory() as folder:
-        content["quickstart"] = quickstart(Path(folder))
-        content["steps"] = part("steps", ["--workers", *peers], Path(folder))
-        content["lanes"] = part("lanes", ["--plain"], Path(folder))
-        content["growth"] = part("growth", [], Path(folder))
-    given.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    arguments = {"steps": ["--workers", *peers], "lanes": ["--plain"], "growth": []}
+    content = json.loads(given.json.read_text()) if given.json.exists() else {}
+    for name in given.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            here = Path(folder)
+            found = part(name, arguments[name], here) if name in arguments else quickstart(here)
+        content[name] = {**stamp(), **found}
+        given.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def part(name: str, arguments: list[str], folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from gam_ray.study.jobs import study_text
 from gam_ray.study.remote import RemoteStore
 from gam_ray.study.study import Study
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster]
 
 SMALL = {
     "search": {"trials": 3, "seed": 3},
