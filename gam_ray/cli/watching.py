@@ -100,7 +100,8 @@ def list_studies(
 def status_lines(state: dict[str, Any]) -> list[str]:
     """The status of a study as people read it."""
     counts = ", ".join(f"{count} {name}" for name, count in state["trials"].items() if count)
-    lines = [f"{state['study']}: {state['state']} for {duration(state['elapsed_s'])}; {counts}"]
+    word = "for" if state["state"] == "running" else "after"
+    lines = [f"{state['study']}: {state['state']} {word} {duration(state['elapsed_s'])}; {counts}"]
     if state["error"]:
         lines.append(state["error"])
     if state["best"]:

@@ -269,7 +269,7 @@ def test_watch_waits_for_the_end_in_silence_and_ends_as_the_study(
     after(0.1, lambda: put(state))
     done = gam_ray("status", "digits", "--watch")
     assert done.exit_code == code
-    assert done.stdout.startswith(f"digits: {state} for 1:01:40 h")
+    assert done.stdout.startswith(f"digits: {state} after 1:01:40 h")
     assert len(done.stdout.splitlines()) == 1
     assert gam_ray("status", "digits").exit_code == 0
 
