@@ -382,7 +382,7 @@ def commands() -> dict[str, Any]:
 def test_every_command_has_an_example_and_all_but_ui_print_json(gam_ray: Run) -> None:
     assert set(commands()) == {
         "init", "run", "train", "submit", "resume", "doctor", "status", "list", "logs", "stop",
-        "best", "ui", "export", "predict",
+        "best", "report", "ui", "export", "predict",
     }  # fmt: skip
     for name, command in commands().items():
         assert f"Example: `gam-ray {name}" in command.__doc__
