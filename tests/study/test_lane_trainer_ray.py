@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,8 +30,6 @@ class Settings:
 
 def work(settings: Settings) -> None:
     """Begin, and never end."""
-    import os
-
     (settings.begun / str(os.getpid())).touch()
     while True:
         time.sleep(0.1)
@@ -41,6 +40,8 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in RAY_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    # Workers find `work` here.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

@@ -32,7 +32,7 @@ def test_relays_and_workers_ask_for_the_node(
 
     built: dict[str, Any] = {}
     monkeypatch.setattr(
-        "gam_ray.study.lanes._trainer_class", lambda: lambda *_, **given: built.update(given)
+        "gam_ray.study.lane_trainer.LaneTrainer", lambda *_, **given: built.update(given)
     )
     settings = LaneSettings("lane-0", None, Path("sources"), None, 1, oracle=False)
     Lane(settings, make_config(), Plan(1, 1, 1.0, 0.0, ""), only_node=node)._build()
