@@ -69,11 +69,11 @@ def report(
     Example: `gam-ray report quickstart --open`
     """
     with errors(debug=debug):
-        from gam_ray.study.reporting import REPORT_NAME, write_report
+        from gam_ray.study.reporting import write_report
 
         store = store_of(study, storage)
         is_here = store.address == str(store.folder)  # and no copy of a bucket's
-        file = (output or (store.folder if is_here else Path()) / REPORT_NAME).absolute()
+        file = (output or (store.page if is_here else Path(store.page.name))).absolute()
         facts = write_report(store, file, data_root=data_root)
         if as_json:
             print_json({"file": str(file), "bytes": file.stat().st_size, **asdict(facts)})
@@ -134,8 +134,8 @@ def print_choice(store: StudyStore, choice: dict[str, Any], *, as_json: bool) ->
         out.print(f"warning     {line}", soft_wrap=True, highlight=False)
     out.print(f"checkpoint  {choice['checkpoint']}", soft_wrap=True, highlight=False)
     out.print(f"study       {store.address}", soft_wrap=True, highlight=False)
-    if (page := store.folder / "report.html").exists():
-        out.print(f"report      {page}", soft_wrap=True, highlight=False)
+    if store.page.exists():
+        out.print(f"report      {store.page}", soft_wrap=True, highlight=False)
     out.print(f"MLflow      gam-ray ui {_shown(store)}", soft_wrap=True, highlight=False)
 
 

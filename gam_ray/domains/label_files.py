@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
 from gam_ray.domains.base import VOID
-from gam_ray.domains.image_files import DAMAGE, first_ten
+from gam_ray.domains.image_files import DAMAGE, first_ten, to_pixels
 from gam_ray.domains.street_classes import Colour
 
 _ID_MODES = frozenset({"I", "I;16", "I;16B", "L", "P"})
@@ -130,9 +130,7 @@ def _is_of_sixteen_bits(image: PngImageFile) -> bool:
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """Return uint8 `[3, H, W]` of an RGB image, resized to `size` (bilinear, antialiased)."""
-    if image.size != size[::-1]:
-        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
-    return np.asarray(image).transpose(2, 0, 1)
+    return to_pixels(image, (3, *size))
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -19,7 +19,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import sqlite3
 import threading
 import time
@@ -36,7 +35,7 @@ from gam_ray.study.bucket import Bucket
 from gam_ray.study.errors import StudyError
 from gam_ray.study.lease import RENEW_EVERY_S, Lease, LeaseLostError
 from gam_ray.study.snapshot import Identity, Taken, identity, take
-from gam_ray.study.store import StudyStore
+from gam_ray.study.store import StudyStore, stop_request
 from gam_ray.tracking.files import replace_json
 
 logger = logging.getLogger(__name__)
@@ -213,8 +212,7 @@ class Mirror:
             self._ask_to_stop(f"its storage has not answered for {now - since:.0f} s ({error})")
 
     def _ask_to_stop(self, reason: str) -> None:
-        who = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
-        _quietly(partial(self._store.write, "stop", {**who, "reason": reason}))
+        _quietly(partial(self._store.write, "stop", stop_request(reason=reason)))
 
     def _hear(self) -> None:
         """Pass on that somebody asks for a stop."""

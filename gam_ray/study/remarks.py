@@ -37,7 +37,9 @@ def remarks(
     """
     found = [_of_seeds(best), _of_rank(best), *_of_guard(guard, label_shift)]
     found += _of_trials(trials)
-    found += [Remark("caution", "constraints", line) for line in _without_effect(best)]
+    found += [
+        Remark("caution", "constraints", line) for line in best["constraints"]["without_effect"]
+    ]
     if best["by_oracle"]:
         told = "The choice was made BY TARGET LABELS: it does not show what can be had without."
         found.insert(0, Remark("caution", "oracle", told))
@@ -120,8 +122,3 @@ def _of_trials(trials: Sequence[TrialFacts]) -> Iterator[Remark]:
         verdict: Verdict = "caution" if count > MANY * total else "note"
         if count:
             yield Remark(verdict, about, f"{count} of {total} trials {what}.")
-
-
-def _without_effect(best: Mapping[str, Any]) -> list[str]:
-    found: list[str] = best["constraints"]["without_effect"]
-    return found

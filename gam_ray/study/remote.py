@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 from gam_ray.config.storages import S3, working_folder
 from gam_ray.study.bucket import Bucket
 from gam_ray.study.mirror import MANIFEST, STOP, Entry, Manifest, fetch
-from gam_ray.study.store import StudyFile, StudyStore
+from gam_ray.study.store import StudyFile, StudyStore, stop_request
 
 # A command that looks again and again asks the bucket so often.
 LOOK_EVERY_S = 1.0
@@ -50,8 +48,7 @@ class RemoteStore(StudyStore):
 
     def request_stop(self) -> None:
         """Ask the process that runs the study to stop in order."""
-        who = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
-        self._bucket.write(STOP, json.dumps(who).encode())
+        self._bucket.write(STOP, json.dumps(stop_request()).encode())
 
     def fetch(self, file: Path) -> None:
         """Bring a network here.

@@ -45,10 +45,10 @@ from gam_ray.study.remarks import remarks
 from gam_ray.study.reproduction import reproduction
 from gam_ray.study.store import EndRecord, StudyStore, TrialRecord
 from gam_ray.tracking import without_credentials
+from gam_ray.tracking.files import replace_text
 
 logger = logging.getLogger(__name__)
 
-REPORT_NAME = "report.html"
 MOST_FLIPPED, MOST_DISPUTED, MOST_FRAMES = 24, 12, 6
 # Pixels of the longer side of what is shown.
 IMAGE_SIDE, FRAME_SIDE = 96, 320
@@ -89,11 +89,9 @@ def write_report(
         OSError: If the file cannot be written.
     """
     facts, pictures = gather(store, data_root=data_root, state=state)
-    file = file or store.folder / REPORT_NAME
+    file = file or store.page
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.tmp")
-    draft.write_text(render_page(facts, pictures), encoding="utf-8")
-    draft.replace(file)
+    replace_text(file, render_page(facts, pictures))
     return facts
 
 

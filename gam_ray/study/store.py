@@ -210,6 +210,11 @@ class StudyStore:
         self.address = address or str(folder)
 
     @property
+    def page(self) -> Path:
+        """The page about the study, which may not be there."""
+        return self.folder / "report.html"
+
+    @property
     def tracking(self) -> Path:
         """Folder of the tracking queue."""
         return self.folder / "tracking"
@@ -242,8 +247,7 @@ class StudyStore:
 
     def request_stop(self) -> None:
         """Ask the process that runs the study to stop in order, from any machine."""
-        who = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
-        self.write("stop", who)
+        self.write("stop", stop_request())
 
     def stop_requested(self) -> bool:
         """Whether somebody asks the study to stop."""
@@ -252,3 +256,8 @@ class StudyStore:
     def forget_stop(self) -> None:
         """Take back what asked for a stop: the study was started after it."""
         (self.folder / "stop.json").unlink(missing_ok=True)
+
+
+def stop_request(**told: str) -> dict[str, Any]:
+    """What `stop.json` says when this process asks for a stop: who asks, and what else is told."""
+    return {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid(), **told}

@@ -622,15 +622,14 @@ class Study:
 
     def _write_report(self, state: str) -> Path | None:
         """Write the study's page; None if that fails, since the study itself has its result."""
-        from gam_ray.study.reporting import REPORT_NAME, write_report
+        from gam_ray.study.reporting import write_report
 
-        file = self.store.folder / REPORT_NAME
         try:
-            write_report(self.store, file, data_root=self._data_root, state=state)
+            write_report(self.store, data_root=self._data_root, state=state)
         except Exception:  # whatever it is, it shall not end the study
             logger.exception("the report was not written; `gam-ray report` tries it again")
             return None
-        return file
+        return self.store.page
 
 
 def _stop_if_asked(watch: Watch) -> None:

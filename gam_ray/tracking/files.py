@@ -113,9 +113,18 @@ def replace_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         OSError: If the disk refuses; the old content stays.
     """
+    replace_text(path, json.dumps(content))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file of text in the same way.
+
+    Raises:
+        OSError: If the disk refuses; the old content stays.
+    """
     draft = path.with_name(path.name + ".tmp")
     with draft.open("w", encoding="utf-8") as file:
-        json.dump(content, file)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
