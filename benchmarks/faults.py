@@ -24,18 +24,22 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.request import urlopen
 
 import optuna
 import yaml
 from tables import commit, stamp
 
 from gam_ray.study import results
-from gam_ray.study.store import StudyStore
+from gam_ray.study.store import StudyStore, TrialFiles
+from gam_ray.tracking import read_status
 
 TRIALS = 12
 STUDY: dict[str, Any] = {
@@ -57,6 +61,7 @@ STUDY: dict[str, Any] = {
     "objective": {"score": "class_ami", "finalists": 1, "seeds": 1},
     "student": None,
 }
+DATABASE = "mlflow.db"
 ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 PATIENCE_S = 600.0
 # Figures that depend on which trials were there before, or on the clock.
@@ -116,6 +121,7 @@ class Cluster:
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
+            "PYTHONFAULTHANDLER": "1",
         }
 
     def _start(self, number: int, address: str) -> subprocess.Popen[bytes]:
@@ -140,7 +146,7 @@ class Running:
 
     def __init__(self, cluster: Cluster, folder: Path, **changes: Any) -> None:
         self._cluster = cluster
-        self._folder = folder
+        self.folder = folder
         self.store = StudyStore(folder / "studies" / STUDY["name"])
         settings = {**STUDY, "storage": str(folder / "studies"), **changes}
         self.begun: set[str] = set()
@@ -150,7 +156,7 @@ class Running:
 
     def run(self) -> subprocess.Popen[bytes]:
         """Start it, or take it up again."""
-        with (self._folder / "study.out").open("ab") as out:
+        with (self.folder / "study.out").open("ab") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gam_ray.cli", "run", str(self._file), "--address",
                  self._cluster.address],
@@ -202,6 +208,14 @@ class Running:
         """Wait for its end; the exit code."""
         self.wait(lambda: False)
         return self.process.wait()
+
+    def until_all_is_sent(self) -> dict[str, Any]:
+        """Wait for its end; where records still wait for MLflow, run it again, as it says."""
+        code = self.end()
+        waiting = read_status(self.store.tracking).waiting
+        if waiting:
+            self.run()
+        return {"exit_code": code, "sent_by_a_second_run": waiting}
 
 
 Harm = Callable[[Cluster, Running], dict[str, Any]]
@@ -285,13 +299,7 @@ def twice(_: Cluster, study: Running) -> dict[str, Any]:
 def full_disk(_: Cluster, study: Running) -> dict[str, Any]:
     """The storage is full for a while: the study ends with an error, and resumes."""
     study.until_in_the_middle()
-    filler = study.store.folder.parent / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(2**20))
-        except OSError:
-            file.flush()
+    filler = _fill(study.store.folder.parent)
     seconds = study.wait(lambda: False, 300)
     code = study.process.wait()
     filler.unlink()
@@ -299,18 +307,80 @@ def full_disk(_: Cluster, study: Running) -> dict[str, Any]:
     return {"ended_within_s": seconds, "exit_code": code}
 
 
-def mlflow_away(_: Cluster, study: Running) -> dict[str, Any]:
-    """MLflow is not there at the start, then for 60 s not again."""
+def mlflow_late(_: Cluster, study: Running) -> dict[str, Any]:
+    """MLflow is not there at the start."""
     study.until_in_the_middle(4)
-    server = _MLflow(study.store.folder.parents[1])
-    server.start()
-    study.until_in_the_middle(16)
-    server.kill()
-    time.sleep(60)
-    server.start()
-    code = study.end()
-    server.kill()
-    return {"exit_code": code}
+    with _MLflow(study.folder) as server:
+        server.start()
+        return study.until_all_is_sent()
+
+
+def mlflow_killed(_: Cluster, study: Running) -> dict[str, Any]:
+    """MLflow is killed for 60 s."""
+    with _MLflow(study.folder) as server:
+        server.start()
+        study.until_in_the_middle(4)
+        study.wait(lambda: server.runs() > 0)
+        server.kill()
+        time.sleep(60)
+        server.start()
+        return study.until_all_is_sent()
+
+
+def mlflow_500(_: Cluster, study: Running) -> dict[str, Any]:
+    """At MLflow's address something answers 500, until most reports are there."""
+    refusing = ThreadingHTTPServer(("127.0.0.1", _MLflow.port), _Answers500)
+    threading.Thread(target=refusing.serve_forever, daemon=True).start()
+    study.until_in_the_middle(30)
+    refusing.shutdown()
+    refusing.server_close()
+    with _MLflow(study.folder) as server:
+        server.start()
+        return study.until_all_is_sent()
+
+
+def mlflow_full(_: Cluster, study: Running) -> dict[str, Any]:
+    """The disk of MLflow's server is full for a while."""
+    with _MLflow(study.folder) as server:
+        server.start()
+        study.until_in_the_middle(4)
+        study.wait(lambda: server.runs() > 0)
+        filler = _fill(server.folder)
+        study.until_in_the_middle(40)
+        filler.unlink()
+        return study.until_all_is_sent()
+
+
+def damaged(_: Cluster, study: Running) -> dict[str, Any]:
+    """The study's process dies, and the newest checkpoints of trials under way are damaged."""
+    study.until_in_the_middle()
+    study.kill()
+    files = [trial.folder / "checkpoint.pt" for trial in study.store.trials() if not trial.end()]
+    found = [file for file in files if file.exists()]
+    for file in found:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    began = time.monotonic()
+    study.run()
+    return {"damaged": len(found), "recovered_s": study.until_all_go_on(began)}
+
+
+def diverged(_: Cluster, study: Running) -> dict[str, Any]:
+    """Some trials have a learning rate with which they diverge."""
+    study.end()
+    ends = {files.folder.name: files.end() for files in study.store.trials()}
+    return {"failed": [end.error for end in ends.values() if end and end.state == "failed"]}
+
+
+class _Answers500(BaseHTTPRequestHandler):
+    """Whatever it is asked."""
+
+    def _refuse(self) -> None:
+        self.send_error(500)
+
+    do_GET = do_POST = do_PUT = do_PATCH = _refuse  # noqa: N815 - names of the standard library
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
 
 
 class _MLflow:
@@ -319,23 +389,56 @@ class _MLflow:
     port = 0
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder / "server"
+        self.folder.mkdir(exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
     def start(self) -> None:
-        store = f"sqlite:///{self._folder / 'server.db'}"
+        """Start it and wait until it answers: on a busy machine it takes half a minute."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store,
-             "--artifacts-destination", str(self._folder / "served"), "--workers", "1",
-             "--host", "127.0.0.1", "--port", str(self.port)],
+            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri",
+             f"sqlite:///{self.folder / DATABASE}", "--artifacts-destination",
+             str(self.folder / "files"), "--workers", "1", "--host", "127.0.0.1", "--port",
+             str(self.port)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )  # fmt: skip
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            with suppress(OSError), urlopen(f"http://127.0.0.1:{self.port}/health"):
+                return
+            time.sleep(0.5)
+        raise TimeoutError("MLflow did not start")
+
+    def runs(self) -> int:
+        """Runs that it has."""
+        with sqlite3.connect(self.folder / DATABASE) as connection:
+            return int(connection.execute("select count(*) from runs").fetchone()[0])
 
     def kill(self) -> None:
+        """End it without a word, if it runs."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def _fill(folder: Path) -> Path:
+    """The file that fills up the file system of a folder."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(2**20))
+    with filler.open("ab", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"0")
+    return filler
 
 
 def nothing(_cluster: Cluster, _study: Running) -> dict[str, Any]:
@@ -353,7 +456,12 @@ ROWS: dict[str, tuple[str, Harm]] = {
     "stop": ("stopped in order three times, resumed each time", stop),
     "twice": ("a second process runs the same study", twice),
     "disk": ("storage full for a while", full_disk),
-    "mlflow": ("MLflow away at the start, and killed for 60 s", mlflow_away),
+    "mlflow_late": ("MLflow away at the start", mlflow_late),
+    "mlflow": ("MLflow killed for 60 s", mlflow_killed),
+    "mlflow_500": ("MLflow answers 500", mlflow_500),
+    "mlflow_full": ("MLflow's disk full for a while", mlflow_full),
+    "damaged": ("the study's process killed -9, newest checkpoints damaged", damaged),
+    "diverged": ("trials whose loss becomes NaN", diverged),
     "kills": ("the study's process killed -9 at 20 random moments", random_kills),
 }
 
@@ -379,10 +487,19 @@ def row(name: str, folder: Path) -> dict[str, Any]:
     shutil.rmtree(here, ignore_errors=True)
     here.mkdir(parents=True)
     changes: dict[str, Any] = {}
-    if name == "mlflow":
+    if name.startswith("mlflow"):
         _MLflow.port = _free_port()
         changes = {"tracking": {"uri": f"http://127.0.0.1:{_MLflow.port}"}}
-    with _cluster() as cluster, _mounted(here / "studies", wanted=name == "disk"):
+    if name == "diverged":
+        changes = {
+            "space": {**STUDY["space"], "optimizer.target_lr": {"choice": [2e-4, 1e30]}},
+            "search": {
+                **STUDY["search"],
+                "enqueue": [{"optimizer.target_lr": 1e30}],
+            },
+        }
+    small = {"disk": "studies", "mlflow_full": "server"}.get(name)
+    with _cluster() as cluster, _mounted(here / small if small else None):
         began = time.monotonic()
         study = Running(cluster, here, **changes)
         told = harm(cluster, study)
@@ -413,15 +530,16 @@ def compare(study: Running, undisturbed: Path, name: str) -> dict[str, Any]:
     wanted = StudyStore(undisturbed / "studies" / STUDY["name"])
     expected = {files.folder.name: files for files in wanted.trials()}
     found = {files.folder.name: files for files in store.trials()}
-    finished = {key for key, files in found.items() if (files.end() or _NO_END).state == "finished"}
+    finished = {key for key, files in found.items() if _ended(files) == "finished"}
+    over = {key for key, files in found.items() if name == "diverged" and _ended(files) == "failed"}
     common = finished & expected.keys()
     different = [key for key in common if _figures(found[key]) != _figures(expected[key])]
-    database = store.folder / "mlflow.db"
-    if name == "mlflow":
-        database = store.folder.parents[1] / "server.db"
+    database = store.folder / DATABASE
+    if name.startswith("mlflow"):
+        database = study.folder / "server" / DATABASE
     return {
         "state": results.status(store)["state"],
-        "trials_lost": max(len(study.begun - finished), len(expected) - len(finished)),
+        "trials_lost": max(len(study.begun - finished - over), len(expected) - len(finished)),
         "trials_doubled": max(0, len(found) - len(expected)) + _doubled_runs(database),
         **_rows(store, database),
         "trials_compared": len(common),
@@ -430,11 +548,12 @@ def compare(study: Running, undisturbed: Path, name: str) -> dict[str, Any]:
     }
 
 
-class _NO_END:  # noqa: N801 - stands for the end that a trial does not have
-    state = "none"
+def _ended(files: TrialFiles) -> str | None:
+    end = files.end()
+    return end.state if end else None
 
 
-def _figures(files: Any) -> list[dict[str, float]]:
+def _figures(files: TrialFiles) -> list[dict[str, float]]:
     return [
         {name: value for name, value in report.metrics.items() if name not in NOT_COMPARED}
         for report in files.reports()
@@ -472,7 +591,7 @@ def _rows(store: StudyStore, database: Path) -> dict[str, int]:
 
 
 def _optuna_disagrees(store: StudyStore) -> int:
-    """Searched trials that do not stand in Optuna once, complete; and others that do."""
+    """Finished trials of the search that are not in Optuna once, complete; others that are."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.load_study(
         study_name=STUDY["name"], storage=f"sqlite:///{store.folder / 'optuna.db'}"
@@ -482,7 +601,11 @@ def _optuna_disagrees(store: StudyStore) -> int:
         for trial in study.trials
         if trial.state == optuna.trial.TrialState.COMPLETE
     ]
-    searched = [f.folder.name for f in store.trials() if f.record().role == "search"]
+    searched = [
+        files.folder.name
+        for files in store.trials()
+        if files.record().role == "search" and _ended(files) == "finished"
+    ]
     return len(set(complete) ^ set(searched)) + len(complete) - len(set(complete))
 
 
@@ -517,17 +640,18 @@ def _cluster() -> Iterator[Cluster]:
 
 
 @contextmanager
-def _mounted(folder: Path, *, wanted: bool) -> Iterator[None]:
-    """A small file system of its own, which can be filled; to mount it takes root."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if wanted:
-        size = "size=800m"
-        subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True)
+def _mounted(folder: Path | None) -> Iterator[None]:
+    """A small file system of its own at this folder, which can be filled; to mount takes root."""
+    if folder is None:
+        yield
+        return
+    folder.mkdir()
+    command = ["/bin/mount", "-t", "tmpfs", "-o", "size=800m", "tmpfs", str(folder)]
+    subprocess.run(command, check=True)
     try:
         yield
     finally:
-        if wanted:
-            subprocess.run(["/bin/umount", "-l", str(folder)], check=False)
+        subprocess.run(["/bin/umount", "-l", str(folder)], check=False)
 
 
 def _free_port() -> int:

@@ -38,6 +38,8 @@ LOOK_EVERY_S = 2.0
 BROKER_TIMEOUT_S = 60.0
 # So many lanes may die one after another without a report in between.
 MAX_DEATHS = 5
+# Lanes that were let go have so many seconds to notice.
+ABORT_TIMEOUT_S = 5.0
 # A disk that is full or cannot be written: no trial's fault.
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 
@@ -330,9 +332,14 @@ class Lanes:
         self._closing.set()
         deadline = time.monotonic() + timeout_s
         self._thread.join(timeout_s)
-        for lane in list(self._lanes.values()):
-            if not lane.join(max(0.0, deadline - time.monotonic())):
-                lane.abort()
+        lanes = list(self._lanes.values())
+        late = [lane for lane in lanes if not lane.join(max(0.0, deadline - time.monotonic()))]
+        for lane in late:
+            lane.abort()
+        # Ray is shut down next, and crashes where a thread still talks to it.
+        deadline = time.monotonic() + ABORT_TIMEOUT_S
+        for lane in late:
+            lane.join(max(0.0, deadline - time.monotonic()))
 
     def _look(self) -> None:
         while not self._closing.wait(LOOK_EVERY_S):

@@ -255,6 +255,11 @@ class StudySearcher(Searcher):
         self._is_finished = True
 
     @property
+    def is_finished(self) -> bool:
+        """Whether it proposes nothing more: the space is used up, or the study stops."""
+        return self._is_finished
+
+    @property
     def optuna_study(self) -> optuna.Study:
         """The Optuna study behind the search."""
         return self._study
@@ -271,6 +276,7 @@ class StudySearcher(Searcher):
         proposal = self._again.pop(0) if self._again else self._ask()
         if proposal is None:
             logger.warning("no further settings in the search space; the search ends")
+            self._is_finished = True
             return Searcher.FINISHED
         self._proposals[trial_id] = proposal
         return {"settings": proposal.settings}

@@ -48,6 +48,7 @@ from gam_ray.tracking.files import replace_json
 if TYPE_CHECKING:
     from gam_ray.study.lanes import Lanes
     from gam_ray.study.search import StudySearcher
+    from gam_ray.study.searching import Search
 
 logger = logging.getLogger(__name__)
 
@@ -534,16 +535,36 @@ class Study:
             return 0
 
     def _tune(self, broker: Any) -> None:
-        """Propose trials with Optuna through Ray Tune until all have ended."""
-        from ray import tune
+        """Search until as many trials have ended as are asked for, or no others can be found.
 
-        from gam_ray.study.relay import Relay
-        from gam_ray.study.schedule import build_scheduler
+        Tune loses a proposal, and counts it, whose relay dies while it is given to it: the search
+        then takes it up as the study's next life would.
+        """
+        left = None
+        while True:
+            search = self._start_search()
+            if not search.trials or self._is_stopping:
+                break
+            if left is not None and search.trials >= left:
+                logger.warning("%d trials of the search did not come to run", search.trials)
+                break
+            left = search.trials
+            self._wait_for_a_lane(broker)
+            self._fit(search, broker)
+            self._wait_until_idle(broker)
+            if search.searcher.is_finished:
+                break
+        self._wait_until_idle(broker)
+        if not self._is_stopping:  # what is paused stays open
+            search.settle()
+
+    def _start_search(self) -> Search:
+        """The search as far as the storage knows it."""
         from gam_ray.study.searching import start_search
 
-        config, lanes = self.config, self._lanes
+        lanes = self._lanes
         assert lanes is not None
-        search = start_search(config, self.store)
+        search = start_search(self.config, self.store)
         search.searcher.limit = lambda: max(1, lanes.wanted)
         self._searcher = search.searcher
         if self._is_stopping:  # since before there was a searcher to be told
@@ -551,6 +572,16 @@ class Study:
         if search.warm_start:
             study = self.store.read("study") or {}
             self.store.write("study", {**study, "warm_start": search.warm_start.to_mapping()})
+        return search
+
+    def _fit(self, search: Search, broker: Any) -> None:
+        """Propose trials with Optuna through Ray Tune until all have ended."""
+        from ray import tune
+
+        from gam_ray.study.relay import Relay
+        from gam_ray.study.schedule import build_scheduler
+
+        config = self.config
         tuner = tune.Tuner(
             Relay,
             param_space={"broker": broker, "only_node": self._only_node()},
@@ -572,12 +603,7 @@ class Study:
                 failure_config=tune.FailureConfig(max_failures=RELAY_FAILURES),
             ),
         )
-        if search.trials:
-            self._wait_for_a_lane(broker)
-            tuner.fit()
-        self._wait_until_idle(broker)
-        if not self._is_stopping:  # what is paused stays open
-            search.settle()
+        tuner.fit()
 
     def _wait_for_a_lane(self, broker: Any) -> None:
         """Let lanes have the cores while they start: relays would take them, and have time.

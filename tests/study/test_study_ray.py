@@ -14,6 +14,7 @@ import pytest
 
 from gam_ray.config import StudyConfig
 from gam_ray.study import results
+from gam_ray.study.relay import Relay
 from gam_ray.study.store import StudyStore
 from gam_ray.study.study import Study
 
@@ -82,9 +83,26 @@ class KillOneWorker:
             os.kill(self.killed, signal.SIGKILL)
 
 
+def relay_that_dies(once: Path) -> type[Relay]:
+    """A relay that ends while it is given its next trial, the first time that happens.
+
+    Args:
+        once: A file that says that it has happened.
+    """
+
+    class DyingRelay(Relay):
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            if not once.exists():
+                once.touch()
+                os._exit(1)
+            return super().reset_config(new_config)
+
+    return DyingRelay
+
+
 @pytest.fixture(scope="module")
 def disturbed(storage: Path) -> tuple[StudyStore, dict[str, Any], KillOneWorker]:
-    """A finished study of two data-parallel workers, one of which was killed on the way."""
+    """A finished study of two data-parallel workers, of which one was killed, and a relay."""
     config = settings(
         storage,
         "disturbed",
@@ -97,7 +115,9 @@ def disturbed(storage: Path) -> tuple[StudyStore, dict[str, Any], KillOneWorker]
     )
     killer = KillOneWorker()
     study = Study(config)
-    choice = study.run(listener=killer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gam_ray.study.relay.Relay", relay_that_dies(storage / "relay died"))
+        choice = study.run(listener=killer)
     return study.store, choice, killer
 
 
@@ -113,6 +133,19 @@ def test_a_killed_worker_loses_no_trial(
         steps = [report.step for report in files.reports()]
         assert steps == sorted(set(steps))
         assert steps[-1] == files.end().step
+
+
+def test_a_relay_that_dies_when_it_is_given_a_trial_loses_none(
+    disturbed: tuple[StudyStore, dict[str, Any], KillOneWorker], storage: Path
+) -> None:
+    store, *_ = disturbed
+    assert (storage / "relay died").exists()
+    searched = [files for files in store.trials() if files.record().role == "search"]
+    assert len(searched) == TRIALS
+    with sqlite3.connect(store.folder / "optuna.db") as connection:
+        states = connection.execute("select state, count(*) from trials group by state").fetchall()
+    assert sum(count for state, count in states if state in ("COMPLETE", "PRUNED")) == TRIALS
+    assert all(state != "RUNNING" for state, _ in states)
 
 
 def test_a_finalist_runs_again_and_the_best_teach_a_student(
