@@ -401,20 +401,24 @@ class _MLflow:
 
     def start(self) -> None:
         """Start it and wait until it answers: on a busy machine it takes half a minute."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri",
-             f"sqlite:///{self.folder / DATABASE}", "--artifacts-destination",
-             str(self.folder / "files"), "--workers", "1", "--host", "127.0.0.1", "--port",
-             str(self.port)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        )  # fmt: skip
+        log = self.folder.with_name("server.log")
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", "--backend-store-uri",
+                 f"sqlite:///{self.folder / DATABASE}", "--artifacts-destination",
+                 str(self.folder / "files"), "--workers", "1", "--host", "127.0.0.1", "--port",
+                 str(self.port)],
+                stdout=out, stderr=out, start_new_session=True,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            )  # fmt: skip
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             with suppress(OSError), urlopen(f"http://127.0.0.1:{self.port}/health"):
                 return
+            if self._process.poll() is not None:
+                break
             time.sleep(0.5)
-        raise TimeoutError("MLflow did not start")
+        raise RuntimeError(f"MLflow did not start: see {log}")
 
     def runs(self) -> int:
         """Runs that it has."""

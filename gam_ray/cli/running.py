@@ -70,9 +70,9 @@ def train(
     Example: `gam-ray train jobs/trial.yaml`
     """
     with errors(debug=debug):
-        from gam_ray.training.single import train_one
+        from gam_ray.training.single import Trial
 
-        result = train_one(trial, folder=folder, data_root=data_root, tell=_teller(err))
+        result = Trial.load(trial, data_root=data_root).run(folder=folder, tell=_teller(err))
         if as_json:
             print_json(result)
             return

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from exportable import opinionated, save_network, write_images
+from exportable import finished_study, write_images
 from typer.testing import CliRunner
 
 from gam_ray.cli import app
-from gam_ray.config import StudyConfig, apply_settings
-from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialRecord
+from gam_ray.config import StudyConfig
+from gam_ray.study.store import StudyStore
 from gam_ray.training.single import OUTCOME
 
 STUDY = {
@@ -35,22 +35,7 @@ Run = Callable[..., Result]
 
 def put_study(storage: Path) -> StudyStore:
     """A finished study: no adaptation, a trial that is better, and one that the guard distrusts."""
-    config = StudyConfig.from_mapping({**STUDY, "storage": str(storage)})
-    store = StudyStore(config.folder)
-    store.write("study", {"key": config.key(), "config": config.to_mapping(), "trials": 3})
-    store.write("state", {"state": "finished", "started": 100.0, "ended": 160.0})
-    network = opinionated("lenet", in_channels=1, classes=10)
-    for number, role in enumerate(("no adaptation", "search", "search")):
-        trial = apply_settings(config.trial, {"adaptation.weight": number + 1.0})
-        files = store.trial(trial.key())
-        files.create(TrialRecord(trial.key(), number, role, {}, trial))  # type: ignore[arg-type]
-        metrics = {"score/class_ami": 0.25 * number, "score/oracle": 0.9, "loss/target": 1.0}
-        shift = {"guard/class_shift": 0.9} if number == 2 else {}
-        predictions = np.eye(10, dtype=np.float32)[:4]
-        files.append_report(ReportRecord(40, {**metrics, **shift}, 1.0), predictions)
-        files.write_end(EndRecord("finished", 40, 2.0, None, {"test": 0.625}))
-        save_network(network, files.adapted, in_channels=1, classes=10)
-    return store
+    return finished_study(StudyConfig.from_mapping({**STUDY, "storage": str(storage)}))
 
 
 def invoke(*words: object) -> Result:
