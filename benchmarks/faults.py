@@ -307,6 +307,25 @@ def full_disk(_: Cluster, study: Running) -> dict[str, Any]:
     return {"ended_within_s": seconds, "exit_code": code}
 
 
+def read_only(_: Cluster, study: Running) -> dict[str, Any]:
+    """The storage's file system has an error and is read-only from then on, until it is mended."""
+    study.until_in_the_middle()
+    folder = study.store.folder.parent
+    _run("mount", "-o", "remount,abort", folder)
+    seconds = study.wait(lambda: False, 300)
+    code = study.process.wait()
+    deadline = time.monotonic() + PATIENCE_S
+    while subprocess.run([_program("umount"), folder], check=False).returncode:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{folder} is in use")
+        time.sleep(1)
+    image = folder.with_suffix(".img")
+    subprocess.run([_program("e2fsck"), "-fy", image], check=False)  # 1: it mended something
+    _run("mount", "-o", "loop", image, folder)
+    study.run()
+    return {"ended_within_s": seconds, "exit_code": code}
+
+
 def mlflow_late(_: Cluster, study: Running) -> dict[str, Any]:
     """MLflow is not there at the start."""
     study.until_in_the_middle(4)
@@ -460,6 +479,7 @@ ROWS: dict[str, tuple[str, Harm]] = {
     "stop": ("stopped in order three times, resumed each time", stop),
     "twice": ("a second process runs the same study", twice),
     "disk": ("storage full for a while", full_disk),
+    "read_only": ("storage read-only for a while", read_only),
     "mlflow_late": ("MLflow away at the start", mlflow_late),
     "mlflow": ("MLflow killed for 60 s", mlflow_killed),
     "mlflow_500": ("MLflow answers 500", mlflow_500),
@@ -492,7 +512,7 @@ def row(name: str, folder: Path) -> dict[str, Any]:
     here.mkdir(parents=True)
     changes: dict[str, Any] = {}
     if name.startswith("mlflow"):
-        _MLflow.port = _free_port()
+        _MLflow.port = _quiet_port()
         changes = {"tracking": {"uri": f"http://127.0.0.1:{_MLflow.port}"}}
     if name == "diverged":
         changes = {
@@ -502,8 +522,9 @@ def row(name: str, folder: Path) -> dict[str, Any]:
                 "enqueue": [{"optimizer.target_lr": 1e30}],
             },
         }
-    small = {"disk": "studies", "mlflow_full": "server"}.get(name)
-    with _cluster() as cluster, _mounted(here / small if small else None):
+    small = {"disk": "studies", "read_only": "studies", "mlflow_full": "server"}.get(name)
+    place = here / small if small else None
+    with _cluster() as cluster, _mounted(place, on_disk=name == "read_only"):
         began = time.monotonic()
         study = Running(cluster, here, **changes)
         told = harm(cluster, study)
@@ -644,24 +665,52 @@ def _cluster() -> Iterator[Cluster]:
 
 
 @contextmanager
-def _mounted(folder: Path | None) -> Iterator[None]:
-    """A small file system of its own at this folder, which can be filled; to mount takes root."""
+def _mounted(folder: Path | None, *, on_disk: bool) -> Iterator[None]:
+    """A small file system of its own at this folder; to mount takes root.
+
+    Args:
+        folder: Where; None for none.
+        on_disk: Whether it is ext4 in a file beside it, or else in memory.
+    """
     if folder is None:
         yield
         return
     folder.mkdir()
-    command = ["/bin/mount", "-t", "tmpfs", "-o", "size=800m", "tmpfs", str(folder)]
-    subprocess.run(command, check=True)
+    if on_disk:
+        image = folder.with_suffix(".img")
+        with image.open("wb") as file:
+            file.truncate(800 * 2**20)
+        _run("mkfs.ext4", "-q", image)
+        _run("mount", "-o", "loop", image, folder)
+    else:
+        _run("mount", "-t", "tmpfs", "-o", "size=800m", "tmpfs", folder)
     try:
         yield
     finally:
-        subprocess.run(["/bin/umount", "-l", str(folder)], check=False)
+        subprocess.run([_program("umount"), "-l", folder], check=False)
+
+
+def _run(program: str, *words: str | Path) -> None:
+    subprocess.run([_program(program), *words], check=True)
+
+
+def _program(name: str) -> str:
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or name
 
 
 def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+def _quiet_port() -> int:
+    """One that is free, and that no system gives to whoever asks for any."""
+    for port in range(21000, 30000):
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def _kill(pid: int) -> None:
