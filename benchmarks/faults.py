@@ -564,7 +564,9 @@ def compare(study: Running, undisturbed: Path, name: str) -> dict[str, Any]:
         database = study.folder / "server" / DATABASE
     return {
         "state": results.status(store)["state"],
-        "trials_lost": max(len(study.begun - finished - over), len(expected) - len(finished)),
+        "trials_lost": max(
+            len(study.begun - finished - over), len(expected) - len(finished | over)
+        ),
         "trials_doubled": max(0, len(found) - len(expected)) + _doubled_runs(database),
         **_rows(store, database),
         "trials_compared": len(common),

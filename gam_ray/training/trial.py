@@ -252,11 +252,7 @@ def _teach(run: Run, settings: StudentConfig) -> dict[str, float]:
 
 
 def _saved_state(place: Place) -> dict[str, Any] | None:
-    """The trial's newest checkpoint that is whole, if there is one; the same for all workers.
-
-    Raises:
-        ValueError: If there is none but damaged ones.
-    """
+    """The trial's newest checkpoint that is whole, if there is one; the same for all workers."""
     state = load_newest(place.checkpoint, place.device)
     step = state["step"] if state else None
     if (first := broadcast_object(step)) != step:
