@@ -135,6 +135,8 @@ class ProgressDisplay:
         if news["stage"] and sum(counts.values()) < self._planned:
             stage, done, total = news["stage"]
             parts.append(f"{stage} {done}/{total}")
+        elif not sum(counts.values()) and not news["trials"].get("running"):
+            parts.append("starting workers")
         left = self._seconds_left(sum(counts.values()))
         if left is not None:
             parts.append(f"about {left:.0f} s left")
