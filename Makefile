@@ -27,7 +27,7 @@ quickstart: ## Install what is missing and run the first study
 test: lint ## Lint, then run all tests
 	$(BIN)/pytest
 
-test-cluster: .venv/.installed-dev ## Run the tests on a cluster of three nodes and on S3, ten minutes
+test-cluster: .venv/.installed-dev ## Run the tests on clusters of several nodes and on S3, twelve minutes
 	$(BIN)/pytest -m cluster
 
 install: .venv/.installed ## Install gam-ray in .venv
