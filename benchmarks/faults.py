@@ -319,9 +319,10 @@ def read_only(_: Cluster, study: Running) -> dict[str, Any]:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{folder} is in use")
         time.sleep(1)
-    image = folder.with_suffix(".img")
-    subprocess.run([_program("e2fsck"), "-fy", image], check=False)  # 1: it mended something
-    _run("mount", "-o", "loop", image, folder)
+    # A copy: what is mounted once more from one file may be the file system that has the error.
+    mended = shutil.copy(folder.with_suffix(".img"), folder.with_suffix(".mended.img"))
+    subprocess.run([_program("e2fsck"), "-fy", mended], check=False)  # 1: it mended something
+    _run("mount", "-o", "loop", mended, folder)
     study.run()
     return {"ended_within_s": seconds, "exit_code": code}
 

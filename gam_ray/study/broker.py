@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from gam_ray.config import StudentConfig, StudyConfig, TrialConfig, apply_settings
 from gam_ray.selection.standings import MEAN_RANK, Standings
 from gam_ray.study.constraints import figures, violations
+from gam_ray.study.errors import STORAGE_FAILED
 from gam_ray.study.store import (
     EndRecord,
     EndState,
@@ -55,9 +56,6 @@ UNTRUSTED_SCORE = -1e6
 
 # A trial whose lane dies more often than this has failed; the next one gets the lane.
 MAX_ATTEMPTS = 3
-STORAGE_FAILED = (
-    "the study's storage cannot be written ({error}); see that it has room and is writable"
-)
 # Longest wait for the schedule's decision on a report; then the trial goes on.
 DECISION_TIMEOUT_S = 60.0
 RUN_STATUS: dict[str, Literal["FINISHED", "KILLED", "FAILED"]] = {

@@ -6,7 +6,6 @@ is gone, and another one for each that died.
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gam_ray.config import StudyConfig
 from gam_ray.study.broker import LanesState
+from gam_ray.study.errors import storage_error
 from gam_ray.study.plan import NODE_SHARE, Plan
 from gam_ray.training.reports import DivergedError, Report, TrialPausedError, Verdict
 
@@ -40,8 +40,6 @@ BROKER_TIMEOUT_S = 60.0
 MAX_DEATHS = 5
 # Lanes that were let go have so many seconds to notice.
 ABORT_TIMEOUT_S = 5.0
-# A disk that is full or cannot be written: no trial's fault.
-STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 
 
 @dataclass(frozen=True)
@@ -188,10 +186,8 @@ def _tell_error(settings: LaneSettings, key: str, error: Exception, *, alone: bo
         if rank() == 0:
             ray.get(broker.fail.remote(lane, key, _cause(error), final=True))
         return
-    # What the broker raised comes wrapped.
-    origin = getattr(error, "cause", None) or error
-    if isinstance(origin, OSError) and origin.errno in STORAGE_ERRORS:
-        ray.get(broker.storage_failed.remote(str(error)))
+    if of_storage := storage_error(error):
+        ray.get(broker.storage_failed.remote(str(of_storage)))
     else:
         # Perhaps this worker's alone, with the others waiting for it in a collective: let the
         # group end and start anew.

@@ -26,7 +26,13 @@ from gam_ray.config import (
 )
 from gam_ray.report import draw_overview
 from gam_ray.study import choosing, results
-from gam_ray.study.errors import StudyError, StudyStoppedError
+from gam_ray.study.errors import (
+    ENDED_IS_KEPT,
+    STORAGE_FAILED,
+    StudyError,
+    StudyStoppedError,
+    storage_error,
+)
 from gam_ray.study.mirror import Mirror
 from gam_ray.study.plan import Plan, node_resource
 from gam_ray.study.store import StudyStore
@@ -196,7 +202,8 @@ class Study:
                 # Modules of Ray's that import each other are found half made by threads that
                 # begin at different ends.
                 imports.result()
-                self._run(listener)
+                with _storage_errors_told():
+                    self._run(listener)
 
     def _run(self, listener: Listener | None) -> None:
         plan = self._wait_for_place()
@@ -486,7 +493,7 @@ class Study:
                 ray.get(broker.close.remote(f"no trial got on for {limit:g} s"))
         error = ray.get(broker.error.remote())
         if error:
-            raise StudyError(f"{error}; what ended is kept: run the study again to go on")
+            raise StudyError(f"{error}; {ENDED_IS_KEPT}")
 
     def _start_broker(self) -> Any:
         import ray
@@ -656,6 +663,22 @@ class Study:
             logger.exception("the report was not written; `gam-ray report` tries it again")
             return None
         return self.store.page
+
+
+@contextmanager
+def _storage_errors_told() -> Iterator[None]:
+    """Say of an error of the storage what it is; wherever it was met, it ends the study.
+
+    Raises:
+        StudyError: If the storage cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if of_storage := storage_error(error):
+            told = STORAGE_FAILED.format(error=of_storage)
+            raise StudyError(f"{told}; {ENDED_IS_KEPT}") from error
+        raise
 
 
 def _stop_if_asked(watch: Watch) -> None:
