@@ -48,6 +48,11 @@ class StudyLog(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Leave a record out that the disk does not take."""
 
+    def close(self) -> None:
+        """Close the file; what the disk does not take any more is left out as well."""
+        with suppress(OSError):
+            super().close()
+
     def line(self, level: int, text: str) -> None:
         """Write a line of the study's own."""
         self.handle(logging.LogRecord("gam_ray", level, __file__, 0, text, None, None))

@@ -1,12 +1,14 @@
 """What a study's progress looks like on a line."""
 
+import logging
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from gam_ray.progress import ProgressDisplay
+from gam_ray.progress import ProgressDisplay, study_log
 
 
 def news(stage: tuple[str, int, int] | None = None, **trials: int) -> dict[str, Any]:
@@ -41,3 +43,15 @@ def test_without_a_terminal_a_line_comes_now_and_then() -> None:
     for _ in range(5):
         display(news(("adapting", 1, 9), running=1))
     assert out.getvalue().count("adapting 1/9") == 1
+
+
+def fail_with_a_log(file: Path) -> None:
+    with study_log(file) as log:
+        log.begin()
+        log.line(logging.INFO, "x" * 100_000)
+        raise RuntimeError("the study's own")
+
+
+def test_a_log_that_cannot_be_written_does_not_hide_why_a_study_ended() -> None:
+    with pytest.raises(RuntimeError, match="the study's own"):
+        fail_with_a_log(Path("/dev/full"))
