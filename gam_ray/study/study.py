@@ -674,7 +674,7 @@ def _storage_errors_told() -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except Exception as error:
         if of_storage := storage_error(error):
             told = STORAGE_FAILED.format(error=of_storage)
             raise StudyError(f"{told}; {ENDED_IS_KEPT}") from error

@@ -1,8 +1,12 @@
 """Which errors are the storage's, and what a user is told of them."""
 
 import errno
+import sqlite3
+from pathlib import Path
 
+import optuna
 import pytest
+import sqlalchemy
 from ray.exceptions import RayTaskError
 
 from gam_ray.study.errors import StudyError, storage_error
@@ -25,6 +29,20 @@ def test_a_storage_that_cannot_be_written_is_named_with_what_to_do(error: OSErro
         raise error
     assert "has room and is writable" in str(caught.value)
     assert "run the study again to go on" in str(caught.value)
+
+
+def test_so_is_a_disk_that_optunas_database_cannot_be_written_on(tmp_path: Path) -> None:
+    file = tmp_path / "optuna.db"
+    study = optuna.create_study(storage=f"sqlite:///{file}")
+    with sqlite3.connect(file) as connection:  # no page more than it has
+        pages = connection.execute("pragma page_count").fetchone()[0]
+    engine = study._storage._backend.engine  # type: ignore[attr-defined]
+    limit = f"pragma max_page_count = {pages}"
+    sqlalchemy.event.listen(engine, "connect", lambda found, _: found.execute(limit))
+    engine.dispose()
+    told = pytest.raises(StudyError, match=r"storage cannot be written \(database or disk is full")
+    with told, _storage_errors_told():
+        study.set_user_attr("much", "x" * 2_000_000)
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "no"), ValueError("wrong")])
