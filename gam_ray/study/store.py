@@ -15,7 +15,9 @@
       trials/KEY/predictions.npy softmax on the held-out target, of the report that is kept
       trials/KEY/adapted.pt      the network of that report, which the trial ends with
       trials/KEY/checkpoint.pt   the newest checkpoint, from which it goes on
+      trials/KEY/exhibits.npz    what it leaves for people to look at
       trials/KEY/end.json        how it ended, and the oracle's reading
+      pictures/KEY/         pictures of a trial that ended, and pictures/plots of the study
       sources/              source networks (may be shared by other studies)
       tracking/             what MLflow has been told, or will be
 """
@@ -130,6 +132,11 @@ class TrialFiles:
     def adapted(self) -> Path:
         """The network that the trial ends with, written by the trial itself."""
         return self.folder / "adapted.pt"
+
+    @property
+    def exhibits(self) -> Path:
+        """What the trial leaves for people to look at, see `training.exhibits`; may be missing."""
+        return self.folder / "exhibits.npz"
 
     def create(self, record: TrialRecord) -> None:
         """Make the folder and write what the trial is."""
