@@ -46,6 +46,7 @@ from gam_ray.tracking import (
     TrialEnded,
     TrialStarted,
 )
+from gam_ray.tracking import Event as TrackedEvent
 from gam_ray.training.reports import Verdict
 
 logger = logging.getLogger(__name__)
@@ -259,6 +260,15 @@ class Broker:
                 self._pause(trial)
         self._remember()
         await self._notify()
+
+    async def track(self, events: list[TrackedEvent]) -> None:
+        """Queue what the study's process has for MLflow; the queue has one writer, this one.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        for event in events:
+            self._queue.append(event)
 
     async def snapshot(self) -> dict[str, Any]:
         """Counts, the best trial so far and the current stage, for a progress display."""

@@ -17,7 +17,7 @@
       trials/KEY/checkpoint.pt   the newest checkpoint, from which it goes on
       trials/KEY/exhibits.npz    what it leaves for people to look at
       trials/KEY/end.json        how it ended, and the oracle's reading
-      pictures/KEY/         pictures of a trial that ended, and pictures/plots of the study
+      pictures/KEY/         pictures of a trial that ended
       sources/              source networks (may be shared by other studies)
       tracking/             what MLflow has been told, or will be
 """
@@ -220,6 +220,11 @@ class StudyStore:
     def page(self) -> Path:
         """The page about the study, which may not be there."""
         return self.folder / "report.html"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of pictures, in a folder of each trial's; see `study.pictures`."""
+        return self.folder / "pictures"
 
     @property
     def tracking(self) -> Path:

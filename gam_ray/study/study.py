@@ -34,6 +34,7 @@ from gam_ray.study.versions import all_versions, code_commit
 from gam_ray.study.watch import Watch
 from gam_ray.tracking import (
     ArtifactReady,
+    Event,
     MetricsReported,
     MLflowSink,
     RunStatus,
@@ -47,6 +48,7 @@ from gam_ray.tracking.files import replace_json
 
 if TYPE_CHECKING:
     from gam_ray.study.lanes import Lanes
+    from gam_ray.study.pictures import Illustrator
     from gam_ray.study.search import StudySearcher
     from gam_ray.study.searching import Search
 
@@ -63,6 +65,8 @@ AUTOSCALING_POLL_S = 10.0
 RELAY_FAILURES = 10
 # Until then the lanes start, for which a small machine needs all its cores.
 TRACKING_DELAY_S = 30.0
+# For pictures of the last trials, while the lanes end.
+PICTURES_TIMEOUT_S = 10.0
 POLL_S = 0.5
 START_ATTEMPTS = 3
 
@@ -429,6 +433,7 @@ class Study:
 
         broker = self._broker = self._start_broker()
         lanes = self._lanes = self._start_lanes(broker, plan)
+        illustrator = self._start_illustrator(broker)
         try:
             for role in ("no adaptation", "gaussian"):
                 ray.get(broker.submit.remote({}, role))
@@ -440,7 +445,9 @@ class Study:
                 _stop_if_asked(watch)
         finally:
             ray.get(broker.close.remote())
+            illustrator.finish(PICTURES_TIMEOUT_S)
             lanes.close(STOP_TIMEOUT_S if watch.reason else LANE_TIMEOUT_S)
+            illustrator.join()
             self._release_place()
 
     def _run_finalists_again(self, broker: Any) -> None:
@@ -505,6 +512,19 @@ class Study:
         if self._mirror:  # by its path: the actor's environment may be another one
             config = config.model_copy(update={"storage": str(self.store.folder.parent)})
         return actor.options(scheduling_strategy=here).remote(config, rungs(config), life)
+
+    def _start_illustrator(self, broker: Any) -> Illustrator:
+        import ray
+
+        from gam_ray.study.pictures import Illustrator
+
+        def track(events: list[Event]) -> None:
+            ray.get(broker.track.remote(events), timeout=PICTURES_TIMEOUT_S)
+
+        task = self.config.trial.task
+        illustrator = Illustrator(self.store, task, data_root=self._data_root, track=track)
+        illustrator.start()
+        return illustrator
 
     def _start_lanes(self, broker: Any, plan: Plan) -> Lanes:
         from gam_ray.study.lanes import Lane, Lanes, LaneSettings
