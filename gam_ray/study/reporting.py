@@ -22,7 +22,7 @@ from gam_ray.config import (
     filled_up,
 )
 from gam_ray.config.secrets import masked
-from gam_ray.config.space import Parameter
+from gam_ray.config.space import Parameter, RangeParameter
 from gam_ray.report.facts import (
     Changes,
     ClassQuality,
@@ -36,7 +36,8 @@ from gam_ray.report.facts import (
     TrialFacts,
 )
 from gam_ray.report.images import data_uri
-from gam_ray.report.page import render_page
+from gam_ray.report.page import draw_charts, render_page
+from gam_ray.report.plots import write_plots
 from gam_ray.study import results
 from gam_ray.study.choosing import Ended, ended_trials
 from gam_ray.study.importance import parameter_importance
@@ -75,6 +76,7 @@ def write_report(
     *,
     data_root: Path | None = None,
     state: str | None = None,
+    plots: Path | None = None,
 ) -> StudyFacts:
     """Write the page of a study, in one go; returns what it tells.
 
@@ -83,6 +85,7 @@ def write_report(
         file: The page; by default ``report.html`` in the study's folder.
         data_root: Folder of data sets, as `Study` has it.
         state: Of the study, where its own process knows better than its folder does yet.
+        plots: Folder for the page's charts as files of their own; None writes none.
 
     Raises:
         ValueError: If there is no such study.
@@ -91,7 +94,10 @@ def write_report(
     facts, pictures = gather(store, data_root=data_root, state=state)
     file = file or store.page
     file.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(file, render_page(facts, pictures))
+    drawn = draw_charts(facts)
+    replace_text(file, render_page(facts, pictures, drawn))
+    if plots:
+        write_plots(drawn, plots)
     return facts
 
 
@@ -157,6 +163,11 @@ def _question(config: StudyConfig, status: Mapping[str, Any]) -> Question:
         target=task.target,
         network=task.network,
         searched=_searched(config.space),
+        logarithmic=tuple(
+            path
+            for path, parameter in config.space.items()
+            if isinstance(parameter, RangeParameter) and parameter.kind == "log"
+        ),
         objective=config.objective.name,
         by_oracle=config.objective.is_oracle,
         trials=status["trials"],
@@ -211,10 +222,21 @@ def _trial(
         layers="+".join(adaptation.layers) if is_general else "",
         adversary=adaptation.adversary if is_general else "",
         weight=adaptation.weight,
+        settings=_settings(record),
         left_out=ended.left_out if ended else (),
         error=masked(end.error) if end.error else None,
         chosen=is_chosen,
     )
+
+
+def _settings(record: TrialRecord) -> dict[str, str | float | bool]:
+    if record.role not in ("search", "again"):
+        return {}
+    return {
+        path: "+".join(value) if isinstance(value, list | tuple) else value
+        for path, value in record.settings.items()
+        if path != "seed"
+    }
 
 
 def _remarks(

@@ -17,6 +17,7 @@
       trials/KEY/checkpoint.pt   the newest checkpoint, from which it goes on
       trials/KEY/exhibits.npz    what it leaves for people to look at
       trials/KEY/end.json        how it ended, and the oracle's reading
+      plots/                its charts, as files of their own
       pictures/KEY/         pictures of a trial that ended
       sources/              source networks (may be shared by other studies)
       tracking/             what MLflow has been told, or will be
@@ -225,6 +226,11 @@ class StudyStore:
     def pictures(self) -> Path:
         """Folder of pictures, in a folder of each trial's; see `study.pictures`."""
         return self.folder / "pictures"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the page's charts as files of their own."""
+        return self.folder / "plots"
 
     @property
     def tracking(self) -> Path:

@@ -25,6 +25,7 @@ from gam_ray.config import (
     refused_changes,
 )
 from gam_ray.report import draw_overview
+from gam_ray.report.plots import plot_folder
 from gam_ray.study import choosing, results
 from gam_ray.study.errors import StudyError, StudyStoppedError
 from gam_ray.study.mirror import Mirror
@@ -38,6 +39,7 @@ from gam_ray.tracking import (
     MetricsReported,
     MLflowSink,
     RunStatus,
+    RunsView,
     StudyEnded,
     StudyStarted,
     TagsSet,
@@ -98,6 +100,9 @@ ONE_NODE = (
     "of a study on S3 all trials run on the node of its own process, since they share a folder; a "
     "storage that is a folder seen by all nodes lets them run on all"
 )
+
+# A trial's score against the whole crowd, known once all have ended.
+FINAL = "final/score"
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -256,6 +261,7 @@ class Study:
             tracking_uri=tracking_uri(config, self.store.folder),
             experiment=config.tracking.experiment or config.name,
             study=config.name,
+            view=runs_view(config),
         )
 
     def _send_what_waits(self) -> None:
@@ -346,6 +352,9 @@ class Study:
                     "gam_ray.task": f"{task.source} → {task.target}",
                     # No parameter: MLflow lets none change, and a study may be given more trials.
                     "gam_ray.trials": str(config.search.trials),
+                    "mlflow.source.name": "gam-ray",
+                    "mlflow.source.type": "LOCAL",
+                    "mlflow.source.git.commit": code_commit() or "",
                 },
                 time_ms=_now_ms(),
             )
@@ -649,14 +658,7 @@ class Study:
             logger.warning("%s", each)
         self.store.write("result", choice)
         queue = TrackingQueue(self.store.tracking)
-        key = choice["trial"]["key"]
-        queue.append(TagsSet(key, {"gam_ray.chosen": "yes"}))
-        tags = {"gam_ray.chosen": choice["trial"]["name"], "mlflow.note.content": _note(choice)}
-        queue.append(TagsSet(None, tags))
-        # By what has ended: said again by another life of the study, it is the same row.
-        ends = [end.time for _, _, end in results.trial_table(self.store)]
-        newest = int(max(ends) * 1000)
-        queue.append(MetricsReported(None, len(ends), _headline(choice), newest))
+        self._tell_choice(queue, choice)
         picture = self.store.folder / "overview.png"
         draw_overview(results.overview(self.store), picture)
         page = self._write_report(state)
@@ -665,13 +667,30 @@ class Study:
         for file in (picture, shown, self.store.folder / "result.json", page):
             if file:
                 queue.append(ArtifactReady(None, str(file)))
+        for file in sorted(self.store.plots.glob("*.svg")):
+            queue.append(ArtifactReady(None, str(file), plot_folder(file.stem)))
+
+    def _tell_choice(self, queue: TrackingQueue, choice: dict[str, Any]) -> None:
+        """Tell MLflow what was chosen, and each trial's final score."""
+        queue.append(TagsSet(choice["trial"]["key"], {"gam_ray.chosen": "yes"}))
+        tags = {"gam_ray.chosen": choice["trial"]["name"], "mlflow.note.content": _note(choice)}
+        queue.append(TagsSet(None, tags))
+        # By what has ended: said again by another life of the study, it is the same row.
+        ends = {record.key: end for record, _, end in results.trial_table(self.store)}
+        newest = int(max(end.time for end in ends.values()) * 1000)
+        queue.append(MetricsReported(None, len(ends), _headline(choice), newest))
+        config = self.config
+        for each in choosing.ended_trials(self.store, config.objective, config.search.constraints):
+            key, values = each.record.key, {FINAL: each.score}
+            queue.append(MetricsReported(key, ends[key].step, values, newest))
 
     def _write_report(self, state: str) -> Path | None:
         """Write the study's page; None if that fails, since the study itself has its result."""
         from gam_ray.study.reporting import write_report
 
         try:
-            write_report(self.store, data_root=self._data_root, state=state)
+            plots = self.store.plots
+            write_report(self.store, data_root=self._data_root, state=state, plots=plots)
         except Exception:  # whatever it is, it shall not end the study
             logger.exception("the report was not written; `gam-ray report` tries it again")
             return None
@@ -696,6 +715,13 @@ def _seeded(config: StudyConfig) -> StudyConfig:
         return config
     seed = derive_seed(config.search.seed, "trial")
     return config.model_copy(update={"trial": config.trial.model_copy(update={"seed": seed})})
+
+
+def runs_view(config: StudyConfig) -> RunsView:
+    """The run table's columns that a study's user wants first."""
+    metrics = (FINAL, f"score/{config.objective.metric}", "oracle/test", "seconds")
+    tags = ("gam_ray.role", "gam_ray.state", "gam_ray.guard", "gam_ray.chosen")
+    return RunsView(config.name, metrics, params=tuple(config.space), tags=tags)
 
 
 def _headline(choice: dict[str, Any]) -> dict[str, float]:
