@@ -287,13 +287,24 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class ClassColour:
+    """The colour of a class in masks, such as ``#ff8800``."""
+
+    name: str
+    colour: str
+
+
+@dataclass(frozen=True)
 class Pictures:
     """Images of the held-out target; empty where they are not at hand.
 
     Attributes:
-        flipped: Whose class adaptation changed, the surest first.
+        flipped: Whose class adaptation changed, the surest first. Of a segmentation, frames with
+            the masks before and after beside them, those that changed most first.
         disputed: Where the choice is sure and the consensus says otherwise, the surest first.
+        colours: Of the classes in masks.
     """
 
     flipped: tuple[Picture, ...] = ()
     disputed: tuple[Picture, ...] = ()
+    colours: tuple[ClassColour, ...] = ()
