@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 # A trial is drawn at each look. No thread of lower priority: one that holds Python's lock and is
 # not given the processor would stop the whole process.
 LOOK_EVERY_S = 2.0
+# Until then its lane is given the next trial.
+REST_S = 1.0
 LINES = 1000
 MOST_SURE = 16
 PICTURES, ORACLE = "pictures", "oracle"
@@ -166,8 +168,12 @@ class Illustrator:
             return
         if self._before is None:
             self._before = self._unadapted()
-        if self._before is not None or is_last_chance:
+        if is_last_chance or (self._before is not None and self._has_rested(self._waiting[0])):
             self._draw(self._store.trial(self._waiting.pop(0)))
+
+    def _has_rested(self, key: str) -> bool:
+        end = self._store.trial(key).end()
+        return end is not None and time.time() - end.time >= REST_S
 
     def _is_to_draw(self, key: str) -> bool:
         end = None if key in self._told else self._store.trial(key).end()
@@ -303,13 +309,20 @@ def _distances(record: TrialRecord, exhibits: Exhibits) -> list[Distance]:
 def _samples(name: str, target: Target, predictions: NDArray[np.float32]) -> Image.Image:
     sure = predictions.max(1)
     order = np.argsort(-sure, kind="stable")
+    # The surest of each class, then the second: all of them may be of one class that is easy.
+    place_in_class = np.empty(len(order), np.int64)
+    classes = predictions.argmax(1)
+    for each in np.unique(classes):
+        rows = order[classes[order] == each]
+        place_in_class[rows] = np.arange(len(rows))
+    by_class = order[np.argsort(place_in_class[order], kind="stable")]
 
     def shown(rows: NDArray[np.int64]) -> list[Shown]:
         said = ((row, target.names[int(predictions[row].argmax())]) for row in rows)
         return [Shown(target.images[row], f"{word}\n{100 * sure[row]:.1f} %") for row, word in said]
 
     groups = [
-        ("surest", shown(order[:MOST_SURE])),
+        ("surest of each class", shown(by_class[:MOST_SURE])),
         ("least sure", shown(order[::-1][:MOST_SURE])),
     ]
     return draw_samples(f"{name}: predictions of held-out target images", groups)

@@ -739,15 +739,16 @@ def _headline(choice: dict[str, Any]) -> dict[str, float]:
 def _note(choice: dict[str, Any]) -> str:
     """The description of a study's own run, which MLflow shows as Markdown."""
     score, before = choice["score"], choice["no_adaptation"]
-    rows = [
-        ("no adaptation", before["score"], before["oracle"]),
-        (f"chosen: {choice['trial']['name']}", score["value"], choice["oracle"]),
-    ]
     kind = "TARGET LABELS" if choice["by_oracle"] else "label-free"
-    lines = [f"| trial | {score['name']} ({kind}) | oracle: test accuracy |", "|---|---|---|"]
-    for name, value, oracle in rows:
-        cells = [name, _shown(value), _shown((oracle or {}).get("test"))]
-        lines.append(f"| {' | '.join(cells)} |")
+    oracle, unadapted = ((each or {}).get("test") for each in (choice["oracle"], before["oracle"]))
+    lines = [
+        f"**Chosen: {choice['trial']['name']}**, by {score['name']} ({kind})",
+        "",
+        f"- score {_shown(score['value'])}; no adaptation {_shown(before['score'])}",
+        f"- oracle, test {_shown(oracle)}; no adaptation {_shown(unadapted)}",
+        "",
+        f'All trials: "{choice["study"]}: trials" in the menu *Views* of the run table.',
+    ]
     if not choice["adapt"]:
         lines += ["", f"**{results.DO_NOT_ADAPT}**"]
     return "\n".join(lines)

@@ -207,6 +207,24 @@ def test_counts_leave_out_what_has_no_class() -> None:
     np.testing.assert_array_equal(counts(rows, columns, 3), [[1, 1, 0], [0, 1, 0], [1, 0, 0]])
 
 
+def test_the_surest_of_each_class_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[str, list[str]] = {}
+
+    def draw(_: str, groups: Any) -> None:
+        shown.update({name: [each.caption for each in images] for name, images in groups})
+
+    monkeypatch.setattr(pictures, "draw_samples", draw)
+    monkeypatch.setattr(pictures, "MOST_SURE", 3)
+    said = np.array([[0.9, 0.1], [0.8, 0.2], [0.95, 0.05], [0.4, 0.6], [0.3, 0.7]], np.float32)
+    target = Target(np.zeros((5, 1, 8, 8), np.uint8), ("a", "b"), None)
+    record = TrialRecord("key", 1, "search", {}, TRIAL)
+    draw_trial(record, target, said, None, None)
+    assert shown == {
+        "surest of each class": ["a\n95.0 %", "b\n70.0 %", "a\n90.0 %"],
+        "least sure": ["b\n60.0 %", "b\n70.0 %", "a\n80.0 %"],
+    }
+
+
 def test_segmentation_shows_masks_and_counts_labels_where_pixels_were_sampled() -> None:
     from gam_ray.training.evaluation import labels_at_predictions
 

@@ -24,6 +24,8 @@ from gam_ray.domains import UnlabelledImages
 from gam_ray.study import reporting, results
 from gam_ray.study.reproduction import study_yaml
 from gam_ray.study.store import EndRecord, ReportRecord, Role, StudyStore, TrialRecord
+from gam_ray.study.study import Study, runs_view
+from gam_ray.tracking import ArtifactReady, MetricsReported, TagsSet, TrackingQueue
 
 MakeConfig = Callable[..., StudyConfig]
 CLASSES = ("zero", "one", "two")
@@ -456,3 +458,32 @@ def test_no_study_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     assert ended.exit_code == 2
     assert "no study in" in ended.stderr
     assert list(tmp_path.rglob("*.html")) == []
+
+
+def test_the_choice_is_told_to_mlflow_with_final_scores_and_plots(make_config: MakeConfig) -> None:
+    study = Stub(make_config(objective={"score": "class_ami"}))
+    study.add((0, 0, 1), role="no adaptation", score=0.1, oracle={"test": 0.4})
+    keys = [study.add((0, 1, 1), score=score, oracle={"test": 0.7}) for score in (0.2, 0.3)]
+    study.add(None, state="failed", error="DivergedError")
+    Study(study.config)._choose("finished")
+    told = [event for _, event in TrackingQueue(study.store.tracking).read()]
+    figures = [e.values for e in told if isinstance(e, MetricsReported) and e.trial]
+    assert figures == [{"final/score": score} for score in (0.1, 0.2, 0.3)]
+    chosen = [e.trial for e in told if getattr(e, "tags", {}).get("gam_ray.chosen") == "yes"]
+    assert chosen == [keys[1]]
+    files = {Path(e.path).name: e.folder for e in told if isinstance(e, ArtifactReady)}
+    assert all((study.store.plots / name).is_file() for name in files if name.endswith(".svg"))
+    assert files["score_by_oracle.svg"] == "oracle"
+    wanted = ("history.svg", "layers.svg", "parallel.svg")
+    assert {files[name] for name in wanted} == {"plots"}
+    notes = [e.tags["mlflow.note.content"] for e in told if isinstance(e, TagsSet) and not e.trial]
+    assert "**Chosen: 02 " in notes[0]
+    assert "- score 0.300; no adaptation 0.100" in notes[0]
+    assert "- oracle, test 0.700; no adaptation 0.400" in notes[0]
+
+
+def test_the_run_table_shows_what_was_searched_and_the_oracle_beside(stub: Stub) -> None:
+    view = runs_view(stub.config)
+    assert view.metrics[0] == "final/score"
+    assert "oracle/test" in view.metrics[1:]
+    assert set(view.params) == {"adaptation.weight", "adaptation.layers", "adaptation.adversary"}
