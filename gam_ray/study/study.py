@@ -720,7 +720,7 @@ def _seeded(config: StudyConfig) -> StudyConfig:
 def runs_view(config: StudyConfig) -> RunsView:
     """The run table's columns that a study's user wants first."""
     metrics = (FINAL, f"score/{config.objective.metric}", "oracle/test", "seconds")
-    tags = ("gam_ray.role", "gam_ray.state", "gam_ray.guard", "gam_ray.chosen")
+    tags = ("gam_ray.state", "gam_ray.guard", "gam_ray.chosen")
     return RunsView(config.name, metrics, params=tuple(config.space), tags=tags)
 
 
