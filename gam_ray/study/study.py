@@ -25,6 +25,7 @@ from gam_ray.config import (
     refused_changes,
 )
 from gam_ray.report import draw_overview
+from gam_ray.report.plots import plot_folder
 from gam_ray.study import choosing, results
 from gam_ray.study.errors import (
     ENDED_IS_KEPT,
@@ -40,9 +41,11 @@ from gam_ray.study.versions import all_versions, code_commit
 from gam_ray.study.watch import Watch
 from gam_ray.tracking import (
     ArtifactReady,
+    Event,
     MetricsReported,
     MLflowSink,
     RunStatus,
+    RunsView,
     StudyEnded,
     StudyStarted,
     TagsSet,
@@ -53,6 +56,7 @@ from gam_ray.tracking.files import replace_json
 
 if TYPE_CHECKING:
     from gam_ray.study.lanes import Lanes
+    from gam_ray.study.pictures import Illustrator
     from gam_ray.study.search import StudySearcher
     from gam_ray.study.searching import Search
 
@@ -69,6 +73,8 @@ AUTOSCALING_POLL_S = 10.0
 RELAY_FAILURES = 10
 # Until then the lanes start, for which a small machine needs all its cores.
 TRACKING_DELAY_S = 30.0
+# For pictures of the last trials, while the lanes end.
+PICTURES_TIMEOUT_S = 10.0
 POLL_S = 0.5
 START_ATTEMPTS = 3
 
@@ -100,6 +106,9 @@ ONE_NODE = (
     "of a study on S3 all trials run on the node of its own process, since they share a folder; a "
     "storage that is a folder seen by all nodes lets them run on all"
 )
+
+# A trial's score against the whole crowd, known once all have ended.
+FINAL = "final/score"
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -259,6 +268,7 @@ class Study:
             tracking_uri=tracking_uri(config, self.store.folder),
             experiment=config.tracking.experiment or config.name,
             study=config.name,
+            view=runs_view(config),
         )
 
     def _send_what_waits(self) -> None:
@@ -349,6 +359,9 @@ class Study:
                     "gam_ray.task": f"{task.source} → {task.target}",
                     # No parameter: MLflow lets none change, and a study may be given more trials.
                     "gam_ray.trials": str(config.search.trials),
+                    "mlflow.source.name": "gam-ray",
+                    "mlflow.source.type": "LOCAL",
+                    "mlflow.source.git.commit": code_commit() or "",
                 },
                 time_ms=_now_ms(),
             )
@@ -436,6 +449,7 @@ class Study:
 
         broker = self._broker = self._start_broker()
         lanes = self._lanes = self._start_lanes(broker, plan)
+        illustrator = self._start_illustrator(broker)
         try:
             for role in ("no adaptation", "gaussian"):
                 ray.get(broker.submit.remote({}, role))
@@ -447,7 +461,9 @@ class Study:
                 _stop_if_asked(watch)
         finally:
             ray.get(broker.close.remote())
+            illustrator.finish(PICTURES_TIMEOUT_S)
             lanes.close(STOP_TIMEOUT_S if watch.reason else LANE_TIMEOUT_S)
+            illustrator.join()
             self._release_place()
 
     def _run_finalists_again(self, broker: Any) -> None:
@@ -512,6 +528,19 @@ class Study:
         if self._mirror:  # by its path: the actor's environment may be another one
             config = config.model_copy(update={"storage": str(self.store.folder.parent)})
         return actor.options(scheduling_strategy=here).remote(config, rungs(config), life)
+
+    def _start_illustrator(self, broker: Any) -> Illustrator:
+        import ray
+
+        from gam_ray.study.pictures import Illustrator
+
+        def track(events: list[Event]) -> None:
+            ray.get(broker.track.remote(events), timeout=PICTURES_TIMEOUT_S)
+
+        task = self.config.trial.task
+        illustrator = Illustrator(self.store, task, data_root=self._data_root, track=track)
+        illustrator.start()
+        return illustrator
 
     def _start_lanes(self, broker: Any, plan: Plan) -> Lanes:
         from gam_ray.study.lanes import Lane, Lanes, LaneSettings
@@ -636,14 +665,7 @@ class Study:
             logger.warning("%s", each)
         self.store.write("result", choice)
         queue = TrackingQueue(self.store.tracking)
-        key = choice["trial"]["key"]
-        queue.append(TagsSet(key, {"gam_ray.chosen": "yes"}))
-        tags = {"gam_ray.chosen": choice["trial"]["name"], "mlflow.note.content": _note(choice)}
-        queue.append(TagsSet(None, tags))
-        # By what has ended: said again by another life of the study, it is the same row.
-        ends = [end.time for _, _, end in results.trial_table(self.store)]
-        newest = int(max(ends) * 1000)
-        queue.append(MetricsReported(None, len(ends), _headline(choice), newest))
+        self._tell_choice(queue, choice)
         picture = self.store.folder / "overview.png"
         draw_overview(results.overview(self.store), picture)
         page = self._write_report(state)
@@ -652,13 +674,30 @@ class Study:
         for file in (picture, shown, self.store.folder / "result.json", page):
             if file:
                 queue.append(ArtifactReady(None, str(file)))
+        for file in sorted(self.store.plots.glob("*.svg")):
+            queue.append(ArtifactReady(None, str(file), plot_folder(file.stem)))
+
+    def _tell_choice(self, queue: TrackingQueue, choice: dict[str, Any]) -> None:
+        """Tell MLflow what was chosen, and each trial's final score."""
+        queue.append(TagsSet(choice["trial"]["key"], {"gam_ray.chosen": "yes"}))
+        tags = {"gam_ray.chosen": choice["trial"]["name"], "mlflow.note.content": _note(choice)}
+        queue.append(TagsSet(None, tags))
+        # By what has ended: said again by another life of the study, it is the same row.
+        ends = {record.key: end for record, _, end in results.trial_table(self.store)}
+        newest = int(max(end.time for end in ends.values()) * 1000)
+        queue.append(MetricsReported(None, len(ends), _headline(choice), newest))
+        config = self.config
+        for each in choosing.ended_trials(self.store, config.objective, config.search.constraints):
+            key, values = each.record.key, {FINAL: each.score}
+            queue.append(MetricsReported(key, ends[key].step, values, newest))
 
     def _write_report(self, state: str) -> Path | None:
         """Write the study's page; None if that fails, since the study itself has its result."""
         from gam_ray.study.reporting import write_report
 
         try:
-            write_report(self.store, data_root=self._data_root, state=state)
+            plots = self.store.plots
+            write_report(self.store, data_root=self._data_root, state=state, plots=plots)
         except Exception:  # whatever it is, it shall not end the study
             logger.exception("the report was not written; `gam-ray report` tries it again")
             return None
@@ -701,6 +740,13 @@ def _seeded(config: StudyConfig) -> StudyConfig:
     return config.model_copy(update={"trial": config.trial.model_copy(update={"seed": seed})})
 
 
+def runs_view(config: StudyConfig) -> RunsView:
+    """The run table's columns that a study's user wants first."""
+    metrics = (FINAL, f"score/{config.objective.metric}", "oracle/test", "seconds")
+    tags = ("gam_ray.state", "gam_ray.guard", "gam_ray.chosen")
+    return RunsView(config.name, metrics, params=tuple(config.space), tags=tags)
+
+
 def _headline(choice: dict[str, Any]) -> dict[str, float]:
     """The figures of a study's own run: score and oracle, before adaptation and as chosen."""
     before, metric = choice["no_adaptation"], choice["score"]["metric"]
@@ -716,15 +762,16 @@ def _headline(choice: dict[str, Any]) -> dict[str, float]:
 def _note(choice: dict[str, Any]) -> str:
     """The description of a study's own run, which MLflow shows as Markdown."""
     score, before = choice["score"], choice["no_adaptation"]
-    rows = [
-        ("no adaptation", before["score"], before["oracle"]),
-        (f"chosen: {choice['trial']['name']}", score["value"], choice["oracle"]),
-    ]
     kind = "TARGET LABELS" if choice["by_oracle"] else "label-free"
-    lines = [f"| trial | {score['name']} ({kind}) | oracle: test accuracy |", "|---|---|---|"]
-    for name, value, oracle in rows:
-        cells = [name, _shown(value), _shown((oracle or {}).get("test"))]
-        lines.append(f"| {' | '.join(cells)} |")
+    oracle, unadapted = ((each or {}).get("test") for each in (choice["oracle"], before["oracle"]))
+    lines = [
+        f"**Chosen: {choice['trial']['name']}**, by {score['name']} ({kind})",
+        "",
+        f"- score {_shown(score['value'])}; no adaptation {_shown(before['score'])}",
+        f"- oracle, test {_shown(oracle)}; no adaptation {_shown(unadapted)}",
+        "",
+        f'All trials: "{choice["study"]}: trials" in the menu *Views* of the run table.',
+    ]
     if not choice["adapt"]:
         lines += ["", f"**{results.DO_NOT_ADAPT}**"]
     return "\n".join(lines)
