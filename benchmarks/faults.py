@@ -583,7 +583,11 @@ def _ended(files: TrialFiles) -> str | None:
 
 def _figures(files: TrialFiles) -> list[dict[str, float]]:
     return [
-        {name: value for name, value in report.metrics.items() if name not in NOT_COMPARED}
+        {
+            name: value
+            for name, value in report.metrics.items()
+            if name not in NOT_COMPARED and not name.startswith("system/")
+        }
         for report in files.reports()
     ]
 

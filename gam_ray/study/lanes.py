@@ -18,6 +18,7 @@ from gam_ray.config import StudyConfig
 from gam_ray.study.broker import LanesState
 from gam_ray.study.errors import storage_error
 from gam_ray.study.plan import NODE_SHARE, Plan
+from gam_ray.study.usage import Usage
 from gam_ray.training.reports import DivergedError, Report, TrialPausedError, Verdict
 
 if TYPE_CHECKING:
@@ -66,10 +67,11 @@ class LaneSettings:
 class _BrokerReporter:
     """Sends a trial's reports to the broker."""
 
-    def __init__(self, settings: LaneSettings, key: str) -> None:
+    def __init__(self, settings: LaneSettings, key: str, usage: Usage) -> None:
         self._lane = settings.name
         self._broker = settings.broker
         self._key = key
+        self._usage = usage
         self._last_progress = self._last_question = 0.0
         self._answer: Any = None
         self._is_to_pause = False
@@ -78,9 +80,9 @@ class _BrokerReporter:
         """Wait until the report is on storage, and for the answer."""
         import ray
 
-        metrics = report.metrics
+        metrics = {**report.metrics, **self._usage.metrics()}
         if report.oracle:
-            metrics = {**metrics, "score/oracle": report.oracle.as_requested_score()}
+            metrics["score/oracle"] = report.oracle.as_requested_score()
         verdict: Verdict = ray.get(
             self._broker.report.remote(
                 self._lane, self._key, report.step, metrics, report.predictions
@@ -160,7 +162,7 @@ def _run_assignment(settings: LaneSettings, assignment: Any, device: Any, *, alo
         outcome = run_trial(
             assignment.config,
             place,
-            _BrokerReporter(settings, key),
+            _BrokerReporter(settings, key, Usage(is_on_gpu=device.type == "cuda")),
             oracle_at_reports=settings.oracle,
         )
     except TrialPausedError:
