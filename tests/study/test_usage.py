@@ -13,8 +13,8 @@ CPU, MEMORY = "system/cpu_utilization_percentage", "system/memory_usage_megabyte
 
 def test_cpu_time_is_that_since_the_last_call(monkeypatch: pytest.MonkeyPatch) -> None:
     clocks = {"monotonic": 100.0, "process_time": 7.0}
-    for name in clocks:
-        monkeypatch.setattr(time, name, lambda name=name: clocks[name])
+    monkeypatch.setattr(time, "monotonic", lambda: clocks["monotonic"])
+    monkeypatch.setattr(time, "process_time", lambda: clocks["process_time"])
     usage = Usage(is_on_gpu=False)
     clocks.update(monotonic=110.0, process_time=12.0)
     assert usage.metrics()[CPU] == pytest.approx(50)
