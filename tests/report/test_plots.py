@@ -50,6 +50,8 @@ def test_the_best_trials_are_lines_to_their_scores() -> None:
     # Scores 0.2, 0.3, 0.4 of 0 to 0.4; weights 1 to 10⁴ on a logarithmic axis: the same heights.
     assert ends == pytest.approx(starts)
     assert ends[2] - ends[1] == pytest.approx(ends[1] - ends[0])
+    # 2 and 4 are matched, 3 is not: words have heights of their own.
+    assert len({line[1][1] for line in best}) == 2
     assert "weight" in svg
     assert "10000" in svg or "1e+04" in svg
 
