@@ -224,6 +224,8 @@ class Reproduction:
         commit: Of gam_ray's repository, or None.
         of_the_run: Whether versions and commit are those that the study ran with; else they are of
             the process that drew the page.
+        data: Part of a domain → how many images it had, and their fingerprint; none of an older
+            study.
     """
 
     command: str
@@ -232,6 +234,7 @@ class Reproduction:
     versions: Mapping[str, str]
     commit: str | None
     of_the_run: bool
+    data: Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,7 @@ class Study:
         self._lanes: Lanes | None = None
         self._searcher: StudySearcher | None = None
         self._is_stopping = False
+        self._fingerprints: dict[str, str] = {}
 
     @classmethod
     def load(cls, file: Path | str, *, data_root: Path | None = None) -> Self:
@@ -254,7 +255,7 @@ class Study:
 
         task = self.config.trial.task
         check_trial(self.config.trial, self.config.resources.workers)
-        load_task(task, self._data_root)
+        self._fingerprints = load_task(task, self._data_root).fingerprints()
         if self.config.objective.is_oracle and not load_target_labels(task, self._data_root):
             raise ValueError(
                 f"objective.score oracle needs target labels, but {task.target} has none; choose "
@@ -283,7 +284,12 @@ class Study:
         """Keep ``study.json`` and ``state.json`` true, and watch who asks for a stop."""
         config, before = self.config, self.store.read("state") or {}
         content = {"key": config.key(), "config": config.to_mapping()}
-        environment = {"versions": all_versions(), "commit": code_commit()}
+        self._warn_of_other_data()
+        environment = {
+            "versions": all_versions(),
+            "commit": code_commit(),
+            "data": self._fingerprints,
+        }
         self.store.write(
             "study", {**content, "trials": config.planned_trials, "environment": environment}
         )
@@ -312,6 +318,19 @@ class Study:
                 ended(state=_end_of(error), error=str(error))
             raise
         ended(state="finished")
+
+    def _warn_of_other_data(self) -> None:
+        """Say which images are not those that an earlier life of the study had."""
+        before = ((self.store.read("study") or {}).get("environment") or {}).get("data", {})
+        for part, was in before.items():
+            if (now := self._fingerprints.get(part)) != was:
+                logger.warning(
+                    "%s has other images than when this study ran before (%s, now %s): its trials "
+                    "cannot be compared; give a study of these images another name",
+                    part,
+                    was,
+                    now,
+                )
 
     def _gpus_held(self) -> float:
         resources = self.config.resources
@@ -362,6 +381,10 @@ class Study:
                     "mlflow.source.name": "gam-ray",
                     "mlflow.source.type": "LOCAL",
                     "mlflow.source.git.commit": code_commit() or "",
+                    **{
+                        f"gam_ray.data.{part.replace(' ', '_')}": told
+                        for part, told in self._fingerprints.items()
+                    },
                 },
                 time_ms=_now_ms(),
             )
