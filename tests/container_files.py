@@ -1,4 +1,4 @@
-"""What the Dockerfile, the compose file and the manifests say, for the tests that hold them together."""
+"""What the Dockerfile, the compose file and the manifests say, for tests that compare them."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ def filled_in(text: str) -> str:
 
 def own_services() -> dict[str, dict[str, Any]]:
     """The services that run our image."""
-    return {
-        name: service for name, service in compose()["services"].items() if "build" in service
-    }
+    return {name: service for name, service in compose()["services"].items() if "build" in service}
 
 
 def programs() -> set[str]:

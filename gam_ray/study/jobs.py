@@ -364,6 +364,7 @@ def _client(address: str) -> Any:
 
 
 def folder_of(config: StudyConfig) -> str:
+    """A study's folder, or its address on S3, as the nodes see it."""
     return f"{config.storage.rstrip('/')}/{config.name}"
 
 

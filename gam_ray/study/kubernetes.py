@@ -161,9 +161,7 @@ def _cluster(config: StudyConfig, name: str, image: str, data: str) -> Manifest:
     pods = math.ceil(lanes * resources.workers / in_pod)
     grows = resources.autoscaling_wait_s > 0
     mounts = {"studies": config.storage, "data": data}
-    claims = [
-        {"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in mounts
-    ]
+    claims = [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in mounts]
     study = {"name": "study", "configMap": {"name": name}}
     head_memory = (HEAD_MEMORY + STUDY_MEMORY + lanes * LANE_MEMORY) / SHARE_FOR_WORK
     return {

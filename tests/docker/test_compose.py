@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from gam_ray.config import load_study_config
 TEXT = (DOCKER / "compose.yaml").read_text(encoding="utf-8")
 EXAMPLE = (DOCKER / "env.example").read_text(encoding="utf-8")
 OWN = own_services()
+FILLED = "filled-in"
 PROFILES = ["full", "small", "full,gpu", "small,gpu"]
 
 
@@ -60,14 +62,14 @@ def own(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("profiles", PROFILES)
 def test_compose_reads_it(tmp_path: Path, profiles: str) -> None:
     env = tmp_path / "env"
-    env.write_text(re.sub(r"=$", "=secret", EXAMPLE, flags=re.MULTILINE))
+    env.write_text(re.sub(r"=$", f"={FILLED}", EXAMPLE, flags=re.MULTILINE))
     done = read_by_compose(env, profiles)
     assert done.returncode == 0, done.stderr
     services = yaml.safe_load(done.stdout)["services"]
     assert {"head", "worker"} <= services.keys()
     for service in services.values():
         assert "${" not in json.dumps(service)
-    assert services["head"]["environment"]["RAY_AUTH_TOKEN"] == "secret"
+    assert services["head"]["environment"]["RAY_AUTH_TOKEN"] == FILLED
 
 
 def test_compose_says_what_is_not_filled_in(tmp_path: Path) -> None:
@@ -96,9 +98,8 @@ def test_the_line_of_the_guide_fills_in_the_example(tmp_path: Path) -> None:
     subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True)
     file = tmp_path / "docker" / ".env"
     assert file.stat().st_mode & 0o077 == 0
-    said = dict(
-        line.split("=", 1) for line in file.read_text().splitlines() if not line.startswith("#") and line
-    )  # fmt: skip
+    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    said = dict(line.split("=", 1) for line in lines)
     assert said.pop("COMPOSE_PROFILES") == "full"
     assert len(said) == len(set(said.values())) == 4
     assert all(len(value) >= 32 for value in said.values())
@@ -177,21 +178,14 @@ def test_environment_variables_are_ones_that_the_programs_read() -> None:
     from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
     from botocore.credentials import EnvProvider
     from mlflow import environment_variables
-    from ray._private.authentication import authentication_constants
 
-    ray = Path(authentication_constants.__file__).read_text(encoding="utf-8")
     aws = {*EnvProvider.ACCESS_KEY.split(), *EnvProvider.SECRET_KEY.split()} | {
         env for _, env, *_ in BOTOCORE_DEFAUT_SESSION_VARIABLES.values() if isinstance(env, str)
     }
     for service in OWN.values():
         for name in service.get("environment", {}):
-            known = (
-                name in aws
-                or name == "PGPASSWORD"
-                or hasattr(environment_variables, name)
-                or name in ray
-            )
-            assert known, name
+            known = name in {*aws, "PGPASSWORD", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}
+            assert known or hasattr(environment_variables, name), name
 
 
 def test_all_nodes_want_the_token() -> None:
@@ -200,6 +194,18 @@ def test_all_nodes_want_the_token() -> None:
     for node in nodes:
         assert node["environment"]["RAY_AUTH_MODE"] == "token"
         assert "${RAY_AUTH_TOKEN:?" in node["environment"]["RAY_AUTH_TOKEN"]
+
+
+def test_ray_takes_the_token_from_there() -> None:
+    code = """
+from ray._raylet import AuthenticationTokenLoader
+print(AuthenticationTokenLoader.instance().get_token_for_http_header())
+"""
+    environment = {**own("head")["environment"], "RAY_AUTH_TOKEN": FILLED, "HOME": "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert f"Bearer {FILLED}" in done.stdout
 
 
 def test_who_is_waited_for_can_say_that_it_is_well() -> None:
@@ -225,12 +231,11 @@ def test_who_is_waited_for_can_say_that_it_is_well() -> None:
 
 def test_the_example_study_runs_on_it() -> None:
     study = load_study_config(ROOT / "jobs" / "cluster.yaml")
+    environment = dict(word.split("=") for word in shlex.split(arguments("final", "ENV")[0]))
     for name in ("head", "worker", "worker-gpu"):
         targets = [filled_in(volume).split(":")[1] for volume in own(name)["volumes"]]
         assert study.storage in targets
-        assert dict(arg.split("=") for arg in shlex.split(arguments("final", "ENV")[0]))[
-            "GAM_RAY_DATA"
-        ] in targets
+        assert environment["GAM_RAY_DATA"] in targets
     host = study.tracking.uri.removeprefix("http://")  # type: ignore[union-attr]
     for name in ("mlflow", "mlflow-small"):
         assert host in parse_command(own(name)["command"])["allowed_hosts"].split(",")
