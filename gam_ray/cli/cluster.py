@@ -114,18 +114,17 @@ def _check_manifest_options(
     study: Path, address: str | None, *, kubernetes: bool, dry_run: bool
 ) -> None:
     """Refuse what does not go together with a manifest."""
-    if kubernetes and dry_run and address is None:
-        return
+    if not (kubernetes and dry_run):
+        alone = "--kubernetes without --dry-run" if kubernetes else "--dry-run without --kubernetes"
+        raise ValueError(
+            f"a manifest is printed, not sent, and takes both options, but got {alone}; kubectl "
+            f"sends it: gam-ray submit {study} --kubernetes --dry-run | kubectl apply -f -"
+        )
     if address is not None:
         raise ValueError(
             f"--kubernetes makes a cluster of its own, but got --address {address} as well; give "
             "one of them"
         )
-    asked = "--kubernetes without --dry-run" if kubernetes else "--dry-run without --kubernetes"
-    raise ValueError(
-        f"a manifest is printed, not sent, and takes both options, but got {asked}; kubectl sends "
-        f"it: gam-ray submit {study} --kubernetes --dry-run | kubectl apply -f -"
-    )
 
 
 def submit_study(
