@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the image on a bare Debian and runs it, without Docker: as itself, and as docker/compose.yaml
 # has it, with a network of its own for each service. For Debian or Ubuntu, as root; it installs
-# buildah, debootstrap and docker-compose where they are missing, and needs 25 GB of disk.
+# buildah, debootstrap and docker-compose where they are missing, and needs 35 GB of disk.
 #
 #   docker/check.sh                 # all; removes what it made
 #   KEEP=1 docker/check.sh          # leaves the folder that it tells
@@ -66,8 +66,8 @@ build() {
 
 # Running
 
-# A program in a container of the image, as its user.
-in_container() { b run --isolation chroot "$1" -- tini -g -- "${@:2}"; }
+# A program in a container of the image, as its user. Here tini is not the first process (-s).
+in_container() { b run --isolation chroot "$1" -- tini -s -g -- "${@:2}"; }
 
 check_alone() {
     local container
@@ -105,44 +105,54 @@ of_service() { jq --raw-output ".services[\"$1\"]$2" "$WORK/compose.json"; }
 make_network() {
     mkdir -p /run/netns
     mount -t tmpfs none /run/netns
-    ip link set lo up
     ip link add bridge0 type bridge
     ip address add $NETWORK.1/24 dev bridge0
     ip link set bridge0 up
 }
 
-# A network of its own and a container with the service's environment.
-make_service() {
-    local name=$1 address=$NETWORK.$2 word options=()
+join_network() {
+    local name=$1 number=$2
     ip netns add "$name"
-    ip link add "veth$2" type veth peer name eth0 netns "$name"
-    ip link set "veth$2" master bridge0 up
-    ip -n "$name" address add "$address/24" dev eth0
+    ip link add "veth$number" type veth peer name eth0 netns "$name"
+    ip link set "veth$number" master bridge0 up
+    ip -n "$name" address add "$NETWORK.$number/24" dev eth0
     ip -n "$name" link set lo up
     ip -n "$name" link set eth0 up
     ip -n "$name" route add default via $NETWORK.1
-    b from --name "$name" --add-host head:$NETWORK.2 --add-host mlflow:$NETWORK.4 "$IMAGE" > /dev/null
+}
+
+# Nobody answers questions for names here: the refusal is to come at once.
+make_container() {
+    local name=$1 options=()
+    b from --name "$name" --dns 127.0.0.1 --add-host head:$NETWORK.2 --add-host mlflow:$NETWORK.4 \
+        "$IMAGE" > /dev/null
     mapfile -t options < <(of_service "$name" '.environment // {} | to_entries[] | "--env=\(.key)=\(.value)"')
     [ ${#options[@]} -eq 0 ] || b config "${options[@]}" "$name"
 }
 
 in_service() {
-    local name=$1 volume options=()
+    local name=$1 volume folder options=()
     shift
     while IFS=: read -r volume folder _; do
         [ "$volume" ] && options+=(--volume "$WORK/volumes/$volume:$folder")
-    done < <(of_service "$name" '.volumes // [] | .[]')
-    ip netns exec "$name" buildah --root "$WORK/storage" --runroot "$WORK/run" run \
-        --isolation chroot "${options[@]}" "$name" -- "$@"
+    done < <(of_service "$name" '.volumes // [] | .[] | if type == "object" then "\(.source):\(.target)" else . end')
+    nsenter --net="/run/netns/$name" buildah --root "$WORK/storage" --runroot "$WORK/run" run \
+        --isolation chroot "${options[@]}" "$name" -- tini -s -g -- "$@"
 }
 
+# A node that a busy machine has not up in Ray's 30 s is started again, as Compose does.
 start_service() {
     local name=$1 command
     mapfile -t command < <(of_service "$name" '.command[]')
     echo "$name: ${command[*]}"
-    in_service "$name" tini -g -- "${command[@]}" > "$WORK/$name.log" 2>&1 &
-    pids[$name]=$!
-    wait_until_well "$name"
+    make_container "$name"
+    for _ in 1 2 3; do
+        in_service "$name" "${command[@]}" > "$WORK/$name.log" 2>&1 &
+        pids[$name]=$!
+        wait_until_well "$name" && return
+        tail -n 5 "$WORK/$name.log"
+    done
+    fail "$name is not well"
 }
 
 wait_until_well() {
@@ -152,18 +162,29 @@ wait_until_well() {
         <(b inspect --type image "$IMAGE" | jq --raw-output '.Docker.config.Healthcheck.Test[]')
     if [ "${check[0]}" = CMD-SHELL ]; then check=(sh -c "${check[@]:1}"); else check=("${check[@]:1}"); fi
     for _ in $(seq 60); do
-        in_service "$name" "${check[@]}" > /dev/null 2>&1 && return
-        kill -0 "${pids[$name]}" 2> /dev/null || break
+        kill -0 "${pids[$name]}" 2> /dev/null || return
+        ! in_service "$name" "${check[@]}" > /dev/null 2>&1 || return 0
         sleep 2
     done
-    tail -n 30 "$WORK/$name.log"
-    fail "$name is not well"
+    return 1
 }
 
+# As Docker does: the first process is told, what is left after a while is killed, and what is not in
+# a volume is gone.
 stop_services() {
-    local name
-    for name in "$@"; do kill "${pids[$name]}" 2> /dev/null || true; done
-    for name in "$@"; do wait "${pids[$name]}" 2> /dev/null || true; done
+    local name pid
+    for name in "$@"; do
+        for pid in $(ip netns pids "$name"); do
+            [ "$(cat "/proc/$pid/comm" 2> /dev/null)" != tini ] || kill "$pid"
+        done
+        for _ in $(seq 30); do
+            [ "$(ip netns pids "$name")" ] || break
+            sleep 1
+        done
+        for pid in $(ip netns pids "$name"); do kill -9 "$pid" 2> /dev/null || true; done
+        wait "${pids[$name]}" 2> /dev/null || true
+        b rm "$name" > /dev/null
+    done
 }
 
 # Who submits: outside the services' networks, with the token.
@@ -180,23 +201,24 @@ outside_without_token() {
 
 runs_in_mlflow() {
     in_service worker python -c '
-import collections, mlflow
+from collections import Counter
+import mlflow
 mlflow.set_tracking_uri("http://mlflow:5000")
-runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
-print(*(f"{count} {status}" for status, count in sorted(collections.Counter(run.info.status for run in runs).items())), sep=", ")'
+found = mlflow.search_runs(search_all_experiments=True, output_format="list")
+print(len(found), *(f"{count} {end}" for end, count in sorted(Counter(run.info.status for run in found).items())))'
 }
 
 check_compose() {
-    local head=http://$NETWORK.2:8265 runs
+    local head=http://$NETWORK.2:8265 runs trials
     declare -gA pids=()
     resolve_compose
     make_network
     mkdir -p "$WORK"/volumes/{studies,data,mlflow}
     chown 1000 "$WORK"/volumes/*
     b from --name submitter "$IMAGE" > /dev/null
-    make_service head 2
-    make_service worker 3
-    make_service mlflow-small 4
+    join_network head 2
+    join_network worker 3
+    join_network mlflow-small 4
 
     step "the services of docker/compose.yaml, each in its own network"
     start_service mlflow-small
@@ -212,8 +234,10 @@ check_compose() {
         > "$WORK/study.log" 2>&1 || { tail -n 30 "$WORK/study.log"; fail "the study"; }
     in_service head gam-ray best cluster-quickstart --storage /studies
     runs=$(runs_in_mlflow)
-    echo "MLflow has $runs"
-    case $runs in *RUNNING* | *SCHEDULED* | '') fail "runs in MLflow" ;; esac
+    trials=$(in_service head gam-ray status cluster-quickstart --storage /studies --json | jq '.trials | add')
+    echo "runs in MLflow: $runs; the study has $trials trials"
+    [ "${runs%% *}" = $((trials + 1)) ] || fail "a run for each trial and one for the study"
+    case $runs in *RUNNING* | *SCHEDULED*) fail "some have not ended" ;; esac
 
     step "down and up again"
     stop_services worker head mlflow-small
@@ -237,6 +261,7 @@ clean_up() {
 }
 
 if [ "${1:-}" = --run ]; then # in namespaces of its own, which take all processes with them
+    ip link set lo up
     check_alone
     check_compose
     exit

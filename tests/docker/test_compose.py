@@ -87,7 +87,7 @@ def test_compose_says_what_is_not_filled_in(tmp_path: Path) -> None:
 def test_every_variable_is_in_the_example_and_every_one_there_is_used() -> None:
     used = set(re.findall(r"\$\{(\w+)", TEXT)) - {"GAM_RAY_IMAGE"}
     named = set(re.findall(r"^(?:# )?([A-Z0-9_]+)=", EXAMPLE, flags=re.MULTILINE))
-    assert named - {"COMPOSE_PROFILES"} == used
+    assert named - {"COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME"} == used
 
 
 def test_the_line_of_the_guide_fills_in_the_example(tmp_path: Path) -> None:
@@ -101,6 +101,7 @@ def test_the_line_of_the_guide_fills_in_the_example(tmp_path: Path) -> None:
     lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
     said = dict(line.split("=", 1) for line in lines)
     assert said.pop("COMPOSE_PROFILES") == "full"
+    assert said.pop("COMPOSE_PROJECT_NAME") == "gam-ray"
     assert len(said) == len(set(said.values())) == 4
     assert all(len(value) >= 32 for value in said.values())
 
