@@ -269,7 +269,8 @@ fi
 
 [ "$(id -u)" = 0 ] || fail "this needs root, to make a Debian and networks"
 WORK=$(mktemp --directory /var/tmp/gam-ray-check.XXXXXX)
-export WORK BEGAN
+mkdir "$WORK/tmp"
+export WORK BEGAN TMPDIR=$WORK/tmp
 trap clean_up EXIT
 install_tools
 step "a Debian to build on"

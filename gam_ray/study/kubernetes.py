@@ -47,6 +47,8 @@ KEPT_S, KEPT_AFTER_FAILURE_S = 300, 3600
 LONGEST_NAME = 47
 # Of pods that were not given a name of an image: what docs/cluster.md builds.
 IMAGE = "gam-ray"
+# A secret that is made by hand; KubeRay's own, of the token, has the cluster's name.
+ENVIRONMENT = "gam-ray-environment"
 
 Manifest = dict[str, Any]
 
@@ -240,7 +242,7 @@ def _pod(
                     "image": image,
                     "imagePullPolicy": "IfNotPresent",
                     # Passwords of MLflow and databases, where there are any.
-                    "envFrom": [{"secretRef": {"name": "gam-ray", "optional": True}}],
+                    "envFrom": [{"secretRef": {"name": ENVIRONMENT, "optional": True}}],
                     "resources": {"requests": dict(limits), "limits": dict(limits)},
                     "securityContext": {
                         "allowPrivilegeEscalation": False,

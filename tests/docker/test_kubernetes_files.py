@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import subprocess
 from functools import cache
@@ -74,7 +75,7 @@ def test_all_files_of_the_base_are_in_it() -> None:
 
 def test_the_cluster_has_the_same_pods_as_a_jobs_own() -> None:
     """But for the study's file, and sizes."""
-    ours = list(pod_specs(of("RayCluster")["gam-ray"]))
+    ours = copy.deepcopy(list(pod_specs(of("RayCluster")["gam-ray"])))
     jobs = list(pod_specs(manifests(STUDY)[1]))
     assert len(ours) == len(jobs) == 2
     for pod, other in zip(ours, jobs, strict=True):
@@ -92,6 +93,14 @@ def test_the_cluster_is_the_rays_that_is_locked_with_a_token_and_a_head_without_
         assert cluster[name] == job["rayClusterSpec"][name]
     assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
     assert f"ray=={cluster['rayVersion']}" in (ROOT / "constraints.txt").read_text().split()
+
+
+def test_the_secret_of_passwords_is_not_the_one_that_kuberay_makes() -> None:
+    """That of the token has the cluster's name."""
+    for manifest in (*of("RayCluster").values(), manifests(STUDY)[1]):
+        for pod in pod_specs(manifest):
+            for source in pod["containers"][0]["envFrom"]:
+                assert source["secretRef"]["name"] != manifest["metadata"]["name"]
 
 
 def test_claims_are_there_and_writable_by_several_nodes() -> None:
