@@ -7,11 +7,17 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import urllib.request
+from contextlib import suppress
 from pathlib import Path
+from socket import socket
 from typing import Any
 
+import mlflow
 import pytest
 import yaml
 from container_files import (
@@ -24,6 +30,8 @@ from container_files import (
     parse_command,
     programs,
 )
+from postgresql_server import postgresql_server
+from s3_server import s3_server
 
 from gam_ray.config import load_study_config
 
@@ -173,6 +181,58 @@ def test_mlflow_finds_its_database_and_its_bucket() -> None:
     assert ":8333/" in services["s3"]["healthcheck"]["test"][-1]
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         assert environment[key] == services["s3"]["environment"][key]
+
+
+@pytest.mark.slow
+def test_mlflow_runs_on_its_database_and_its_bucket(tmp_path: Path) -> None:
+    """The full form's server, on a PostgreSQL and an S3 of this machine."""
+    import boto3
+
+    service = own("mlflow")
+    with postgresql_server() as database, s3_server() as s3, socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        given = {name: filled_in(value) for name, value in service["environment"].items()}
+        environment = {**os.environ, **given, "MLFLOW_S3_ENDPOINT_URL": s3}
+        keys = {
+            "aws_access_key_id": given["AWS_ACCESS_KEY_ID"],
+            "aws_secret_access_key": given["AWS_SECRET_ACCESS_KEY"],
+        }
+        bucket = boto3.client("s3", endpoint_url=s3, region_name="us-east-1", **keys)
+        bucket.create_bucket(Bucket="mlflow")
+        words = [filled_in(word) for word in service["command"]]
+        words = [
+            re.sub(r"^--backend-store-uri=.*", f"--backend-store-uri={database}", w) for w in words
+        ]
+        words = [re.sub(r"^--port=.*", f"--port={port}", word) for word in words]
+        server = subprocess.Popen(
+            [str(Path(sys.executable).with_name(words[0])), *words[1:], "--workers=1"],
+            env=environment, cwd=tmp_path, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            until_it_answers(f"http://localhost:{port}/health")
+            file = tmp_path / "file.txt"
+            file.write_text("kept")
+            client = mlflow.MlflowClient(f"http://localhost:{port}")
+            run = client.create_run(client.create_experiment("e")).info
+            client.log_artifact(run.run_id, str(file))
+            (found,) = bucket.list_objects_v2(Bucket="mlflow")["Contents"]
+            assert found["Key"].endswith("/file.txt")
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def until_it_answers(url: str) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            urllib.request.urlopen(url, timeout=5).close()  # noqa: S310 - of this machine
+            return
+        time.sleep(1)
+    pytest.fail(f"{url} does not answer")
 
 
 def test_environment_variables_are_ones_that_the_programs_read() -> None:
