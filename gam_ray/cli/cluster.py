@@ -59,8 +59,9 @@ def submit(
     address: DashboardOption = None,
     data_root: NodesDataOption = None,
     image: Annotated[
-        str, typer.Option(metavar="NAME", help="With --kubernetes: the image of the pods.")
-    ] = "gam-ray",
+        str | None,
+        typer.Option(metavar="NAME", help="With --kubernetes: of the pods; by default gam-ray."),
+    ] = None,
     *,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow its log, and end as the study ends.")
@@ -90,10 +91,10 @@ def submit(
 
         if kubernetes or dry_run:
             _check_manifest_options(study, address, kubernetes=kubernetes, dry_run=dry_run)
-            from gam_ray.study.kubernetes import render
+            from gam_ray.study.kubernetes import IMAGE, render
 
             config = load_study_config(study)
-            sys.stdout.write(render(config, image=image, data_root=data_root))
+            sys.stdout.write(render(config, image=image or IMAGE, data_root=data_root))
             return
         if address is None:
             raise ValueError(

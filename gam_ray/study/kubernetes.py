@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from gam_ray.config import ResourcesConfig, StudyConfig
-from gam_ray.study.doctor import LANE_MEMORY, STUDY_MEMORY, WORKER_MEMORY
+from gam_ray.study.doctor import GIB, LANE_MEMORY, STUDY_MEMORY, WORKER_MEMORY
 from gam_ray.study.jobs import (
     STOP_ENVIRONMENT,
     STOPPED_EXIT_CODE,
@@ -31,12 +31,11 @@ from gam_ray.study.versions import installed_version
 # Of the image: docker/Dockerfile.
 USER, DATA = 1000, "/data"
 STUDY_FOLDER = "/etc/gam-ray"
-GIB = 2**30
 # Ray's own processes on a node: head with dashboard and autoscaler; raylet and agents.
 HEAD_MEMORY, NODE_MEMORY = 3 * GIB, 1 * GIB
 # Ray takes up to 0.3 of a node's memory for its object store.
 SHARE_FOR_WORK = 0.7
-# A process that uses CUDA, without a task's images.
+# What a process that uses CUDA takes more, without a task's images; assumed, not measured.
 CUDA_MEMORY = 3 * GIB
 HEAD_CPUS = 2
 # KubeRay makes a new cluster for each further attempt, which takes the study up.
@@ -45,7 +44,7 @@ FURTHER_ATTEMPTS = 2
 KEPT_S, KEPT_AFTER_FAILURE_S = 300, 3600
 # KubeRay refuses longer names of a RayJob, from which it makes names of its own.
 LONGEST_NAME = 47
-# Of pods that were not given a name of an image: what docs/cluster.md builds.
+# What docs/cluster.md builds.
 IMAGE = "gam-ray"
 # A secret that is made by hand; KubeRay's own, of the token, has the cluster's name.
 ENVIRONMENT = "gam-ray-environment"
