@@ -11,7 +11,7 @@ install = $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '$(
 	$(BIN)/python -m pip install -c constraints.txt -e '$(1)'; }
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-cluster install install-dev lint format docs constraints clean
+.PHONY: help quickstart test test-cluster check-image install install-dev lint format docs constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ test: lint ## Lint, then run all tests
 
 test-cluster: .venv/.installed-dev ## Run the tests on clusters of several nodes and on S3, twelve minutes
 	$(BIN)/pytest -m cluster
+
+check-image: ## Build the image and run it, without Docker; as root on Debian, half an hour
+	docker/check.sh
 
 install: .venv/.installed ## Install gam-ray in .venv
 

@@ -56,16 +56,24 @@ NodesDataOption = Annotated[
 
 def submit(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")],
-    address: Annotated[
-        str,
-        typer.Option(metavar="URL", help="The cluster's dashboard, such as http://head:8265."),
-    ],
+    address: DashboardOption = None,
     data_root: NodesDataOption = None,
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --kubernetes: of the pods; by default gam-ray."),
+    ] = None,
     *,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow its log, and end as the study ends.")
     ] = False,
     image_has_code: ImageOption = False,
+    kubernetes: Annotated[
+        bool,
+        typer.Option("--kubernetes", help="With --dry-run: print a RayJob in place of sending."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --kubernetes: print the manifest.")
+    ] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -74,11 +82,25 @@ def submit(
     The study's name is the job's id: what runs already is not started a second time, and its
     next attempt is NAME@2. The study's storage must be a folder that all nodes see.
 
+    On Kubernetes KubeRay makes a cluster for it: `--kubernetes --dry-run` prints the manifest.
+
     Example: `gam-ray submit jobs/mnist_to_usps.yaml --address http://head:8265`
     """
     with errors(debug=debug):
         from gam_ray.config import load_study_config
 
+        if kubernetes or dry_run:
+            _check_manifest_options(study, address, kubernetes=kubernetes, dry_run=dry_run)
+            from gam_ray.study.kubernetes import IMAGE, render
+
+            config = load_study_config(study)
+            sys.stdout.write(render(config, image=image or IMAGE, data_root=data_root))
+            return
+        if address is None:
+            raise ValueError(
+                "--address must name the cluster's dashboard, such as http://head:8265, but is not "
+                "given; for Kubernetes: --kubernetes --dry-run"
+            )
         submit_study(
             load_study_config(study),
             address,
@@ -86,6 +108,23 @@ def submit(
             wait=wait,
             send_code=not image_has_code,
             as_json=as_json,
+        )
+
+
+def _check_manifest_options(
+    study: Path, address: str | None, *, kubernetes: bool, dry_run: bool
+) -> None:
+    """Refuse what does not go together with a manifest."""
+    if not (kubernetes and dry_run):
+        alone = "--kubernetes without --dry-run" if kubernetes else "--dry-run without --kubernetes"
+        raise ValueError(
+            f"a manifest is printed, not sent, and takes both options, but got {alone}; kubectl "
+            f"sends it: gam-ray submit {study} --kubernetes --dry-run | kubectl apply -f -"
+        )
+    if address is not None:
+        raise ValueError(
+            f"--kubernetes makes a cluster of its own, but got --address {address} as well; give "
+            "one of them"
         )
 
 

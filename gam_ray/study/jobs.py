@@ -160,7 +160,7 @@ class Jobs:
                         metadata={
                             "gam_ray.study": config.name,
                             "gam_ray.attempt": str(attempt),
-                            "gam_ray.folder": _folder(config),
+                            "gam_ray.folder": folder_of(config),
                         },
                     )
             except StudyError:
@@ -363,7 +363,8 @@ def _client(address: str) -> Any:
     return JobSubmissionClient(address)
 
 
-def _folder(config: StudyConfig) -> str:
+def folder_of(config: StudyConfig) -> str:
+    """A study's folder, or its address on S3, as the nodes see it."""
     return f"{config.storage.rstrip('/')}/{config.name}"
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import Result
 from fake_jobs import FakeClient
+from kuberay import pod_specs
 from typer.testing import CliRunner
 
 from gam_ray.cli import app, common
@@ -47,6 +49,40 @@ def test_a_submitted_study_is_told_with_how_to_follow_it(
     assert again.exit_code == 2
     assert "is pending on http://head:8265 as job digits" in again.stderr
     assert list(client.sent) == ["digits"]
+
+
+def test_a_study_can_be_printed_for_kubernetes(
+    gam_ray: Run, client: FakeClient, study: Path
+) -> None:
+    study.write_text(study.read_text() + "resources: {max_lanes: 2}\n")
+    done = gam_ray("submit", study, "--kubernetes", "--dry-run", "--image", "here/gam-ray:1")
+    assert done.exit_code == 0
+    config, job = yaml.safe_load_all(done.stdout)
+    assert (config["kind"], job["kind"]) == ("ConfigMap", "RayJob")
+    for pod in pod_specs(job):
+        assert pod["containers"][0]["image"] == "here/gam-ray:1"
+    assert not client.sent
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--kubernetes"], "--kubernetes --dry-run | kubectl apply -f -"),
+        (["--dry-run", "--address", URL], "--dry-run without --kubernetes"),
+        (["--dry-run"], "--dry-run without --kubernetes"),
+        (["--kubernetes", "--dry-run", "--address", URL], "makes a cluster of its own"),
+        (["--kubernetes", "--dry-run"], "resources.max_lanes"),
+        ([], "--address must name the cluster's dashboard"),
+    ],
+)
+def test_submit_says_what_it_needs(
+    gam_ray: Run, client: FakeClient, study: Path, options: list[str], told: str
+) -> None:
+    done = gam_ray("submit", study, *options)
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert done.stdout == ""
+    assert not client.sent
 
 
 def test_submit_prints_the_job_as_json(gam_ray: Run, client: FakeClient, study: Path) -> None:

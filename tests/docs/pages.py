@@ -32,10 +32,24 @@ class Block:
         return f"{self.page}:{self.line}"
 
     def commands(self) -> list[list[str]]:
-        """The words of each command line, without comments."""
+        """The words of each command, without comments; those of one line that go together apart."""
         lines = self.text.replace("\\\n", " ").splitlines()
-        found = [shlex.split(_COMMENT.sub("", line)) for line in lines]
-        return [words for words in found if words]
+        return [words for line in lines for words in _commands(_COMMENT.sub("", line))]
+
+
+def _commands(line: str) -> list[list[str]]:
+    """The commands of a line; none of one that is a small program of the shell."""
+    if line.startswith("("):
+        return []
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split = True
+    found: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set("|&;"):
+            found.append([])
+        elif not set(word) <= set("<>"):
+            found[-1].append(word)
+    return [words for words in found if words]
 
 
 def blocks(*languages: str) -> list[Block]:
