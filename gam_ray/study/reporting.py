@@ -5,6 +5,7 @@ Drawn of a study in any state. The target's images are shown where they are at h
 
 from __future__ import annotations
 
+import json
 import logging
 import statistics
 import time
@@ -192,15 +193,20 @@ def _searched(space: SearchSpace) -> dict[str, str]:
 
 def _in_words(parameter: Parameter) -> str:
     if isinstance(parameter, ChoiceParameter):
-        where = f"one of {', '.join(map(str, parameter.choice))}"
+        where = f"one of {', '.join(map(_as_in_files, parameter.choice))}"
     elif isinstance(parameter, SubsetParameter):
         where = f"at least {parameter.min} of {', '.join(parameter.subset)}"
     else:
         low, high = parameter.bounds
         scale = {"log": ", logarithmic", "int": ", whole", "float": ""}[parameter.kind]
         where = f"from {low:g} to {high:g}{scale}"
-    conditions = " and ".join(f"{path} is {value}" for path, value in parameter.when.items())
+    conditions = " and ".join(f"{p} is {_as_in_files(v)}" for p, v in parameter.when.items())
     return f"{where}, where {conditions}" if conditions else where
+
+
+def _as_in_files(value: Any) -> str:
+    """A value as a study file has it: true, not True."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _trials(

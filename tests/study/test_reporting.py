@@ -19,7 +19,7 @@ from study_records import METRICS
 from typer.testing import CliRunner
 
 from gam_ray.cli import app
-from gam_ray.config import StudyConfig, apply_settings, load_study_config
+from gam_ray.config import SearchSpace, StudyConfig, apply_settings, load_study_config
 from gam_ray.domains import UnlabelledImages
 from gam_ray.study import reporting, results
 from gam_ray.study.reproduction import study_yaml
@@ -487,3 +487,21 @@ def test_the_run_table_shows_what_was_searched_and_the_oracle_beside(stub: Stub)
     assert view.metrics[0] == "final/score"
     assert "oracle/test" in view.metrics[1:]
     assert set(view.params) == {"adaptation.weight", "adaptation.layers", "adaptation.adversary"}
+
+
+def test_what_was_searched_is_written_as_files_have_it() -> None:
+    space = SearchSpace.model_validate(
+        {
+            "adaptation.gaussian": {"choice": [True, False]},
+            "adaptation.adversary": {"choice": ["gan", "lsgan"]},
+            "adaptation.moments.momentum": {
+                "float": (0.0, 0.5),
+                "when": {"adaptation.gaussian": True, "adaptation.moments.kind": "running"},
+            },
+        }
+    )
+    assert list(reporting._searched(space).values()) == [
+        "one of true, false",
+        "one of gan, lsgan",
+        "from 0 to 0.5, where adaptation.gaussian is true and adaptation.moments.kind is running",
+    ]
