@@ -492,8 +492,8 @@ def test_the_run_table_shows_what_was_searched_and_the_oracle_beside(stub: Stub)
 def test_what_was_searched_is_written_as_files_have_it() -> None:
     space = SearchSpace.model_validate(
         {
-            "adaptation.gaussian": {"choice": [True, False]},
-            "adaptation.adversary": {"choice": ["gan", "lsgan"]},
+            "adaptation.gaussian": {"choice": (True, False)},
+            "adaptation.adversary": {"choice": ("gan", "lsgan")},
             "adaptation.moments.momentum": {
                 "float": (0.0, 0.5),
                 "when": {"adaptation.gaussian": True, "adaptation.moments.kind": "running"},
