@@ -11,7 +11,7 @@ install = $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '$(
 	$(BIN)/python -m pip install -c constraints.txt -e '$(1)'; }
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-cluster check-image install install-dev lint format constraints clean
+.PHONY: help quickstart test test-cluster check-image install install-dev lint format docs constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -27,7 +27,7 @@ quickstart: ## Install what is missing and run the first study
 test: lint ## Lint, then run all tests
 	$(BIN)/pytest
 
-test-cluster: .venv/.installed-dev ## Run the tests on a cluster of three nodes and on S3, ten minutes
+test-cluster: .venv/.installed-dev ## Run the tests on clusters of several nodes and on S3, twelve minutes
 	$(BIN)/pytest -m cluster
 
 check-image: ## Build the image and run it, without Docker; as root on Debian, half an hour
@@ -46,6 +46,10 @@ lint: .venv/.installed-dev ## Check style, types and which room imports which
 format: .venv/.installed-dev ## Mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: .venv/.installed-dev ## Build the site in build/site, with its generated pages
+	$(BIN)/python docs/reference.py
+	$(BIN)/mkdocs build
 
 constraints: ## Write constraints.txt anew from what .venv holds
 	@set -e; \

@@ -307,6 +307,26 @@ def full_disk(_: Cluster, study: Running) -> dict[str, Any]:
     return {"ended_within_s": seconds, "exit_code": code}
 
 
+def read_only(_: Cluster, study: Running) -> dict[str, Any]:
+    """The storage's file system has an error and is read-only from then on, until it is mended."""
+    study.until_in_the_middle()
+    folder = study.store.folder.parent
+    _run("mount", "-o", "remount,abort", folder)
+    seconds = study.wait(lambda: False, 300)
+    code = study.process.wait()
+    deadline = time.monotonic() + PATIENCE_S
+    while subprocess.run([_program("umount"), folder], check=False).returncode:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{folder} is in use")
+        time.sleep(1)
+    # A copy: what is mounted once more from one file may be the file system that has the error.
+    mended = shutil.copy(folder.with_suffix(".img"), folder.with_suffix(".mended.img"))
+    subprocess.run([_program("e2fsck"), "-fy", mended], check=False)  # 1: it mended something
+    _run("mount", "-o", "loop", mended, folder)
+    study.run()
+    return {"ended_within_s": seconds, "exit_code": code}
+
+
 def mlflow_late(_: Cluster, study: Running) -> dict[str, Any]:
     """MLflow is not there at the start."""
     study.until_in_the_middle(4)
@@ -401,20 +421,24 @@ class _MLflow:
 
     def start(self) -> None:
         """Start it and wait until it answers: on a busy machine it takes half a minute."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri",
-             f"sqlite:///{self.folder / DATABASE}", "--artifacts-destination",
-             str(self.folder / "files"), "--workers", "1", "--host", "127.0.0.1", "--port",
-             str(self.port)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        )  # fmt: skip
+        log = self.folder.with_name("server.log")
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", "--backend-store-uri",
+                 f"sqlite:///{self.folder / DATABASE}", "--artifacts-destination",
+                 str(self.folder / "files"), "--workers", "1", "--host", "127.0.0.1", "--port",
+                 str(self.port)],
+                stdout=out, stderr=out, start_new_session=True,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            )  # fmt: skip
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             with suppress(OSError), urlopen(f"http://127.0.0.1:{self.port}/health"):
                 return
+            if self._process.poll() is not None:
+                break
             time.sleep(0.5)
-        raise TimeoutError("MLflow did not start")
+        raise RuntimeError(f"MLflow did not start: see {log}")
 
     def runs(self) -> int:
         """Runs that it has."""
@@ -456,6 +480,7 @@ ROWS: dict[str, tuple[str, Harm]] = {
     "stop": ("stopped in order three times, resumed each time", stop),
     "twice": ("a second process runs the same study", twice),
     "disk": ("storage full for a while", full_disk),
+    "read_only": ("storage read-only for a while", read_only),
     "mlflow_late": ("MLflow away at the start", mlflow_late),
     "mlflow": ("MLflow killed for 60 s", mlflow_killed),
     "mlflow_500": ("MLflow answers 500", mlflow_500),
@@ -488,7 +513,7 @@ def row(name: str, folder: Path) -> dict[str, Any]:
     here.mkdir(parents=True)
     changes: dict[str, Any] = {}
     if name.startswith("mlflow"):
-        _MLflow.port = _free_port()
+        _MLflow.port = _quiet_port()
         changes = {"tracking": {"uri": f"http://127.0.0.1:{_MLflow.port}"}}
     if name == "diverged":
         changes = {
@@ -498,8 +523,9 @@ def row(name: str, folder: Path) -> dict[str, Any]:
                 "enqueue": [{"optimizer.target_lr": 1e30}],
             },
         }
-    small = {"disk": "studies", "mlflow_full": "server"}.get(name)
-    with _cluster() as cluster, _mounted(here / small if small else None):
+    small = {"disk": "studies", "read_only": "studies", "mlflow_full": "server"}.get(name)
+    place = here / small if small else None
+    with _cluster() as cluster, _mounted(place, on_disk=name == "read_only"):
         began = time.monotonic()
         study = Running(cluster, here, **changes)
         told = harm(cluster, study)
@@ -539,7 +565,9 @@ def compare(study: Running, undisturbed: Path, name: str) -> dict[str, Any]:
         database = study.folder / "server" / DATABASE
     return {
         "state": results.status(store)["state"],
-        "trials_lost": max(len(study.begun - finished - over), len(expected) - len(finished)),
+        "trials_lost": max(
+            len(study.begun - finished - over), len(expected) - len(finished | over)
+        ),
         "trials_doubled": max(0, len(found) - len(expected)) + _doubled_runs(database),
         **_rows(store, database),
         "trials_compared": len(common),
@@ -555,7 +583,11 @@ def _ended(files: TrialFiles) -> str | None:
 
 def _figures(files: TrialFiles) -> list[dict[str, float]]:
     return [
-        {name: value for name, value in report.metrics.items() if name not in NOT_COMPARED}
+        {
+            name: value
+            for name, value in report.metrics.items()
+            if name not in NOT_COMPARED and not name.startswith("system/")
+        }
         for report in files.reports()
     ]
 
@@ -640,24 +672,52 @@ def _cluster() -> Iterator[Cluster]:
 
 
 @contextmanager
-def _mounted(folder: Path | None) -> Iterator[None]:
-    """A small file system of its own at this folder, which can be filled; to mount takes root."""
+def _mounted(folder: Path | None, *, on_disk: bool) -> Iterator[None]:
+    """A small file system of its own at this folder; to mount takes root.
+
+    Args:
+        folder: Where; None for none.
+        on_disk: Whether it is ext4 in a file beside it, or else in memory.
+    """
     if folder is None:
         yield
         return
     folder.mkdir()
-    command = ["/bin/mount", "-t", "tmpfs", "-o", "size=800m", "tmpfs", str(folder)]
-    subprocess.run(command, check=True)
+    if on_disk:
+        image = folder.with_suffix(".img")
+        with image.open("wb") as file:
+            file.truncate(800 * 2**20)
+        _run("mkfs.ext4", "-q", image)
+        _run("mount", "-o", "loop", image, folder)
+    else:
+        _run("mount", "-t", "tmpfs", "-o", "size=800m", "tmpfs", folder)
     try:
         yield
     finally:
-        subprocess.run(["/bin/umount", "-l", str(folder)], check=False)
+        subprocess.run([_program("umount"), "-l", folder], check=False)
+
+
+def _run(program: str, *words: str | Path) -> None:
+    subprocess.run([_program(program), *words], check=True)
+
+
+def _program(name: str) -> str:
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or name
 
 
 def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+def _quiet_port() -> int:
+    """One that is free, and that no system gives to whoever asks for any."""
+    for port in range(21000, 30000):
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def _kill(pid: int) -> None:

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gam_ray.study.study import Study
     from gam_ray.training.own_network import Adapted, adapt
+    from gam_ray.training.single import Trial
 
-__all__ = ["Adapted", "Study", "adapt"]
+__all__ = ["Adapted", "Study", "Trial", "adapt"]
 
 _HOMES = {
     "Adapted": "gam_ray.training.own_network",
     "Study": "gam_ray.study.study",
+    "Trial": "gam_ray.training.single",
     "adapt": "gam_ray.training.own_network",
 }
 

@@ -48,6 +48,11 @@ class StudyLog(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Leave a record out that the disk does not take."""
 
+    def close(self) -> None:
+        """Close the file; what the disk does not take any more is left out as well."""
+        with suppress(OSError):
+            super().close()
+
     def line(self, level: int, text: str) -> None:
         """Write a line of the study's own."""
         self.handle(logging.LogRecord("gam_ray", level, __file__, 0, text, None, None))
@@ -135,6 +140,8 @@ class ProgressDisplay:
         if news["stage"] and sum(counts.values()) < self._planned:
             stage, done, total = news["stage"]
             parts.append(f"{stage} {done}/{total}")
+        elif not sum(counts.values()) and not news["trials"].get("running"):
+            parts.append("starting workers")
         left = self._seconds_left(sum(counts.values()))
         if left is not None:
             parts.append(f"about {left:.0f} s left")

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gam_ray.config import TaskConfig, TrialConfig
+from gam_ray.config import StudyConfig, TaskConfig, TrialConfig, apply_settings
 from gam_ray.domains import Domain
 from gam_ray.export.description import ModelDescription
 from gam_ray.export.provenance import Provenance
 from gam_ray.networks import ChainNetwork, MatchableNetwork, build_network, register_network
+from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialRecord
 from gam_ray.training.checkpoints import save_checkpoint
 
 SIZE = (12, 16)
@@ -89,3 +90,23 @@ def write_images(folder: Path, sizes: list[tuple[int, int]], modes: list[str]) -
         image.convert(mode).save(path)
         paths.append(path)
     return paths
+
+
+def finished_study(config: StudyConfig) -> StudyStore:
+    """A finished study: no adaptation, a trial that is better, and one that the guard distrusts."""
+    store = StudyStore(config.folder)
+    store.write("study", {"key": config.key(), "config": config.to_mapping(), "trials": 3})
+    store.write("state", {"state": "finished", "started": 100.0, "ended": 160.0})
+    network = opinionated("lenet", in_channels=1, classes=10)
+    for number, role in enumerate(("no adaptation", "search", "search")):
+        trial = apply_settings(config.trial, {"adaptation.weight": number + 1.0})
+        files = store.trial(trial.key())
+        files.create(TrialRecord(trial.key(), number, role, {}, trial))  # type: ignore[arg-type]
+        scores = {"score/class_ami": 0.25 * number, "score/entropy": -1.0 / (number + 1)}
+        metrics = {**scores, "score/oracle": 0.9, "loss/target": 1.0}
+        shift = {"guard/class_shift": 0.9} if number == 2 else {}
+        predictions = np.eye(10, dtype=np.float32)[:4]
+        files.append_report(ReportRecord(40, {**metrics, **shift}, 1.0), predictions)
+        files.write_end(EndRecord("finished", 40, 2.0, None, {"test": 0.625}))
+        save_network(network, files.adapted, in_channels=1, classes=10)
+    return store

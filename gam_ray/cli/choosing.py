@@ -98,17 +98,20 @@ def ui(
     """
     with errors(debug=debug):
         from gam_ray.config import StudyConfig
-        from gam_ray.study.study import tracking_uri
+        from gam_ray.study.study import runs_view, tracking_uri
+        from gam_ray.tracking import read_status
 
         store = store_of(study, storage)
         content = store.read("study")
         if content is None:
             raise ValueError(f"no study {study!r}; give its folder, its name or its file")
-        uri = tracking_uri(StudyConfig.from_mapping(content["config"]), store.folder)
+        config = StudyConfig.from_mapping(content["config"])
+        uri = tracking_uri(config, store.folder)
+        table = runs_view(config).path(read_status(store.tracking).experiment_id)
         if uri.startswith("http"):
-            say(f"the study is tracked at {uri}")
+            say(f"the study is tracked at {uri.rstrip('/')}{table}")
             return
-        out.print(f"MLflow at http://127.0.0.1:{port} (Ctrl+C ends it)")
+        say(f"MLflow at http://127.0.0.1:{port}{table} (Ctrl+C ends it)")
         os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # 8 processes less
         server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
         os.execv(  # noqa: S606 - no shell; the user's own arguments

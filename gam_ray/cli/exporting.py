@@ -24,6 +24,7 @@ from gam_ray.cli.common import (
     say,
     store_of,
 )
+from gam_ray.config.secrets import masked
 
 if TYPE_CHECKING:
     from gam_ray.export.description import ModelDescription
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from gam_ray.export.provenance import Provenance
     from gam_ray.export.tables import PredictionTable
     from gam_ray.study.store import StudyStore
-    from gam_ray.tracking.registry import Registered
+    from gam_ray.tracking.registry import Logged, Registered
 
 # Lines of images that cannot be read, of which the rest is counted.
 MOST_UNREADABLE = 20
@@ -72,17 +73,23 @@ def export(
 
         store = _store(study, storage)
         provenance = _provenance(study, store, trial)
-        tracking = _tracking_of(store) if register else ("", "")
+        tracking = _tracking_of(store) if register or _has_run(store, provenance) else None
         folder = output or Path("models") / (provenance.study or provenance.config.key())
         described = export_model(provenance, folder, data_root=data_root, versions=all_versions())
-        registered = _register(register, folder, described, tracking) if register else None
+        logged = _log(folder, described, tracking, is_asked=bool(register)) if tracking else None
+        registered = None
+        if register and logged and tracking:
+            registered = _register(register, folder, logged, tracking)
         if as_json:
             told = {"folder": str(folder.absolute()), "model": described.to_mapping()}
-            print_json({**told, "registered": asdict(registered) if registered else None})
+            in_mlflow = {"logged": logged, "registered": registered}
+            print_json({**told, **{k: asdict(v) if v else None for k, v in in_mlflow.items()}})
             return
         say(f"trial       {provenance.trial}")
         say(f"model       {folder}: model.pt2, model.onnx, model.json, MODEL_CARD.md")
         say(f"checked on  {described.checked_on}")
+        if logged:
+            say(f"in MLflow   {logged.uri}")
         if registered:
             say(f"registered  {registered.uri}")
         say(f"predict     gam-ray predict IMAGES --model {folder}")
@@ -162,29 +169,50 @@ def _provenance(study: str, store: StudyStore | None, trial: str | None) -> Prov
     return found
 
 
-def _register(
-    name: str, folder: Path, described: ModelDescription, tracking: tuple[str, str]
-) -> Registered:
-    from gam_ray.export.writing import CARD, tensor_shapes
+def _has_run(store: StudyStore | None, provenance: Provenance) -> bool:
+    """Whether the trial has a run in the study's MLflow, as the study's folder says."""
+    from gam_ray.tracking import read_run_ids
+
+    return store is not None and provenance.config.key() in read_run_ids(store.tracking)
+
+
+def _log(
+    folder: Path, described: ModelDescription, tracking: tuple[str, str], *, is_asked: bool
+) -> Logged | None:
+    """Log the model to its trial's run; None, and a word, if MLflow is away and nobody asked."""
+    from gam_ray.export.writing import tensor_shapes
     from gam_ray.study.errors import StudyError
-    from gam_ray.tracking.registry import RegistryError, Tensors, register_onnx
+    from gam_ray.tracking.registry import RegistryError, Tensors, log_onnx
 
     takes, gives = described.input, described.output
     shapes = tensor_shapes(described)
     uri, experiment = tracking
     try:
-        return register_onnx(
-            name,
+        return log_onnx(
             folder / "model.onnx",
             takes=Tensors(takes.name, takes.type, shapes[takes.name]),
             gives=Tensors(gives.name, gives.type, shapes[gives.name]),
-            card=(folder / CARD).read_text(encoding="utf-8"),
             metadata=described.to_mapping(),
             tracking_uri=uri,
             experiment=experiment,
             study=described.study or described.trial,
             trial=described.trial,
         )
+    except RegistryError as error:
+        if is_asked:
+            raise StudyError(f"the model is in {folder}, but {error}") from error
+        _say_beside(masked(f"not in MLflow: {error}"))
+        return None
+
+
+def _register(name: str, folder: Path, logged: Logged, tracking: tuple[str, str]) -> Registered:
+    from gam_ray.export.writing import CARD
+    from gam_ray.study.errors import StudyError
+    from gam_ray.tracking.registry import RegistryError, register
+
+    card = (folder / CARD).read_text(encoding="utf-8")
+    try:
+        return register(name, logged, card=card, tracking_uri=tracking[0])
     except RegistryError as error:
         raise StudyError(f"the model is in {folder}, but {error}") from error
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,9 +72,9 @@ def train(
     Example: `gam-ray train jobs/trial.yaml`
     """
     with errors(debug=debug):
-        from gam_ray.training.single import train_one
+        from gam_ray.training.single import Trial
 
-        result = train_one(trial, folder=folder, data_root=data_root, tell=_teller(err))
+        result = Trial.load(trial, data_root=data_root).run(folder=folder, tell=_teller(err))
         if as_json:
             print_json(result)
             return
@@ -138,6 +140,7 @@ def run_to_end(study: Study, address: str | None, *, as_json: bool) -> None:
             study.on_storage(),
             study_log(study.store.folder / "study.log") as log,
             ProgressDisplay(err, planned=planned, log=log) as display,
+            redirect_stdout(sys.stderr),  # Ray tells on it of nodes that died
         ):
             choice = study.run(address=address, listener=display)
     except StudyStoppedError as stop:

@@ -7,9 +7,11 @@ dark and paper; what a colour says, a marker says as well.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -37,6 +39,7 @@ WIDTH = 7.2
 """Inches of a chart, at 72 points each; the page scales it to its column."""
 MOST_ROWS = 20
 """Layer sets or classes that one chart lists."""
+MOST_AXES, MOST_WORDS, LEAST_BEST = 8, 12, 3
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -134,6 +137,99 @@ def importance(shares: Mapping[str, float]) -> Markup:
         axes.set(xlabel="share of the importance")
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         return _svg(figure, "importance")
+
+
+def parallel(trials: Sequence[TrialFacts], score: str, logarithmic: Sequence[str]) -> Markup:
+    """A line a trial over the axes of its settings to its score; the best are in colour.
+
+    Args:
+        trials: Searched ones with a score; at least one.
+        score: What the last axis is called.
+        logarithmic: Settings whose axis is.
+    """
+    paths = list(dict.fromkeys(path for trial in trials for path in trial.settings))[:MOST_AXES]
+    axes_of = [_Scale.of([t.settings.get(p) for t in trials], p in logarithmic) for p in paths]
+    axes_of.append(_Scale.of([_score(trial) for trial in trials], is_logarithmic=False))
+    ranked = sorted(trials, key=lambda trial: -_score(trial))
+    best = ranked[: max(LEAST_BEST, len(ranked) // 10)]
+    with _chart(3.9) as (figure, axes):
+        for trial in reversed(ranked):  # the best on top
+            values = [*(trial.settings.get(path) for path in paths), _score(trial)]
+            heights = [scale.height(value) for scale, value in zip(axes_of, values, strict=True)]
+            is_best = trial in best
+            axes.plot(
+                range(len(heights)), heights,
+                color=CHOSEN if is_best else OTHER, linewidth=1.8 if is_best else 0.7,
+                alpha=0.95 if is_best else 0.5, marker="o" if is_best else None, markersize=3,
+            )  # fmt: skip
+        for place, scale in enumerate(axes_of):
+            _vertical(axes, place, scale)
+        labels = [*(_tail(path) for path in paths), score.split(" (", maxsplit=1)[0]]
+        axes.set_xticks(range(len(labels)), labels)
+        axes.set(xlim=(-0.15, len(labels) - 0.55), ylim=(-0.06, 1.06), yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.tick_params(axis="x", length=0)
+        return _svg(figure, "parallel")
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """One axis of `parallel`: heights in [0, 1] of values.
+
+    Attributes:
+        ticks: Height and label of each.
+        low: Value at the foot, its logarithm where it is logarithmic; of words 0.
+        high: The same at the top.
+        is_logarithmic: Whether heights are of logarithms.
+        words: Values that are no numbers, from the foot up; empty for numbers.
+    """
+
+    ticks: tuple[tuple[float, str], ...]
+    low: float
+    high: float
+    is_logarithmic: bool
+    words: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, values: Sequence[Any], is_logarithmic: bool) -> _Scale:
+        """The axis that these values need; None is none of them."""
+        known = [value for value in values if value is not None]
+        if any(isinstance(value, str | bool) for value in known):
+            words = tuple(sorted({str(value) for value in known}))
+            most = max(1, len(words) - 1)
+            every = max(1, math.ceil(len(words) / MOST_WORDS))
+            ticks = [(row / most, _short(word, 18)) for row, word in enumerate(words)]
+            return cls(tuple(ticks[::every]), 0, most, is_logarithmic=False, words=words)
+        low, high = min(known), max(known)
+        middle = math.sqrt(low * high) if is_logarithmic else (low + high) / 2
+        marks = [low, middle, high] if high > low else [low]
+        foot, top = (math.log(low), math.log(high)) if is_logarithmic else (low, high)
+        scale = cls((), foot, top, is_logarithmic=is_logarithmic)
+        return replace(scale, ticks=tuple((scale.height(each), f"{each:.3g}") for each in marks))
+
+    def height(self, value: Any) -> float:
+        """In [0, 1]; NaN, where a line has a gap, for a setting that a trial does not have."""
+        if value is None:
+            return math.nan
+        if self.words:
+            return self.words.index(str(value)) / self.high
+        place = math.log(value) if self.is_logarithmic else float(value)
+        return (place - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+
+
+def _vertical(axes: Axes, place: int, scale: _Scale) -> None:
+    """An axis of `parallel` with its labels."""
+    axes.vlines(place, 0, 1, color=MUTED, linewidth=1)
+    for height, label in scale.ticks:
+        axes.annotate(
+            label, (place, height), xytext=(4, 0), textcoords="offset points", va="center",
+            fontsize=8,
+        )  # fmt: skip
+
+
+def _tail(path: str) -> str:
+    """The last part of a dotted path, broken at its first underscore: axes stand close."""
+    return _short(path.rsplit(".", 1)[-1], 24).replace("_", "_\n", 1)
 
 
 def class_shares(changes: Changes) -> Markup:
@@ -243,8 +339,8 @@ def _first_digits(value: float, _: float) -> str:
     return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 40 else f"{name[:39]}…"
+def _short(name: str, most: int = 40) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _svg(figure: Figure, name: str) -> Markup:

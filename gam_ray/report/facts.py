@@ -19,6 +19,7 @@ class Question:
         target: Name of the unlabelled one.
         network: Name of the architecture.
         searched: Setting by dotted path → how it was searched, in words.
+        logarithmic: Those of them that were searched on a logarithmic scale.
         objective: Name of the score that chooses.
         by_oracle: Whether it looks at target labels.
         trials: State → number of trials in it.
@@ -31,6 +32,7 @@ class Question:
     target: str
     network: str
     searched: Mapping[str, str]
+    logarithmic: tuple[str, ...]
     objective: str
     by_oracle: bool
     trials: Mapping[str, int]
@@ -55,6 +57,7 @@ class TrialFacts:
         layers: Names of the matched layers, joined by ``+``; empty where none is.
         adversary: ``gan``, ``inverted`` or ``lsgan``; empty where there is none.
         weight: λ.
+        settings: What was searched, by dotted path; names joined by ``+``; empty for others.
         left_out: Why the guard or a constraint leaves it out; empty if neither does.
         error: Why it failed, or None.
         chosen: Whether it is the choice.
@@ -71,6 +74,7 @@ class TrialFacts:
     layers: str
     adversary: str
     weight: float
+    settings: Mapping[str, str | float | bool]
     left_out: tuple[str, ...]
     error: str | None
     chosen: bool
@@ -220,6 +224,8 @@ class Reproduction:
         commit: Of gam_ray's repository, or None.
         of_the_run: Whether versions and commit are those that the study ran with; else they are of
             the process that drew the page.
+        data: Part of a domain → how many images it had, and their fingerprint; none of an older
+            study.
     """
 
     command: str
@@ -228,6 +234,7 @@ class Reproduction:
     versions: Mapping[str, str]
     commit: str | None
     of_the_run: bool
+    data: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -283,13 +290,24 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class ClassColour:
+    """The colour of a class in masks, such as ``#ff8800``."""
+
+    name: str
+    colour: str
+
+
+@dataclass(frozen=True)
 class Pictures:
     """Images of the held-out target; empty where they are not at hand.
 
     Attributes:
-        flipped: Whose class adaptation changed, the surest first.
+        flipped: Whose class adaptation changed, the surest first. Of a segmentation, frames with
+            the masks before and after beside them, those that changed most first.
         disputed: Where the choice is sure and the consensus says otherwise, the surest first.
+        colours: Of the classes in masks.
     """
 
     flipped: tuple[Picture, ...] = ()
     disputed: tuple[Picture, ...] = ()
+    colours: tuple[ClassColour, ...] = ()

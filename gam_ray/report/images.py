@@ -9,6 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def beside(*images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images [C, H, W] of one size in a row, [3, H, W'], with a white gap between them."""
+    colour = [each if len(each) == 3 else np.repeat(each[:1], 3, axis=0) for each in images]
+    height, width = images[0].shape[1:]
+    gap = np.full((3, height, max(1, width // 60)), 255, np.uint8)
+    parts = [part for each in colour for part in (each, gap)][:-1]
+    row: NDArray[np.uint8] = np.concatenate(parts, axis=2)
+    return row
+
+
 def data_uri(image: NDArray[np.uint8], most: int) -> str:
     """An image as a ``data:`` address of a PNG.
 

@@ -36,8 +36,14 @@ class Trouble:
     trials: list[str] = field(default_factory=list)
 
 
-def render_page(facts: StudyFacts, pictures: Pictures) -> str:
-    """The whole page as HTML; every text of the user's is escaped, passwords are masked."""
+def render_page(facts: StudyFacts, pictures: Pictures, drawn: Mapping[str, Markup]) -> str:
+    """The whole page as HTML; every text of the user's is escaped, passwords are masked.
+
+    Args:
+        facts: What it tells.
+        pictures: What it shows.
+        drawn: What `draw_charts` gives.
+    """
     environment = Environment(
         loader=PackageLoader("gam_ray.report"),
         autoescape=True,
@@ -56,7 +62,7 @@ def render_page(facts: StudyFacts, pictures: Pictures) -> str:
     return environment.get_template("report.html.jinja").render(
         facts=facts,
         pictures=pictures,
-        charts=_charts(facts),
+        charts=drawn,
         troubles=troubles(facts.trials),
         study_file=_yaml_uri(facts.reproduction.text),
         most=MOST_LISTED,
@@ -81,7 +87,7 @@ def _kind_of_cause(cause: str) -> str:
     return re.sub(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?", "#", cause)
 
 
-def _charts(facts: StudyFacts) -> Mapping[str, Markup]:
+def draw_charts(facts: StudyFacts) -> Mapping[str, Markup]:
     """Chart by name; those that have nothing to show are left out."""
     score = f"score ({'TARGET LABELS' if facts.question.by_oracle else 'label-free'})"
     scored = [trial for trial in facts.trials if trial.score is not None]
@@ -93,6 +99,7 @@ def _charts(facts: StudyFacts) -> Mapping[str, Markup]:
     if searched:
         drawn["layers"] = charts.score_by_group(_by(searched, "layers"), score, "layers")
         drawn["weight"] = charts.score_by_weight(searched, score)
+        drawn["parallel"] = charts.parallel(searched, score, facts.question.logarithmic)
     if len(adversaries := _by(searched, "adversary")) > 1:
         drawn["adversary"] = charts.score_by_group(adversaries, score, "adversary")
     if facts.importance.shares:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from gam_ray.config import StudentConfig, StudyConfig, TrialConfig, apply_settings
 from gam_ray.selection.standings import MEAN_RANK, Standings
 from gam_ray.study.constraints import figures, violations
+from gam_ray.study.errors import STORAGE_FAILED
 from gam_ray.study.store import (
     EndRecord,
     EndState,
@@ -46,6 +47,7 @@ from gam_ray.tracking import (
     TrialEnded,
     TrialStarted,
 )
+from gam_ray.tracking import Event as TrackedEvent
 from gam_ray.training.reports import Verdict
 
 logger = logging.getLogger(__name__)
@@ -55,9 +57,6 @@ UNTRUSTED_SCORE = -1e6
 
 # A trial whose lane dies more often than this has failed; the next one gets the lane.
 MAX_ATTEMPTS = 3
-STORAGE_FAILED = (
-    "the study's storage cannot be written ({error}); see that it has room and is writable"
-)
 # Longest wait for the schedule's decision on a report; then the trial goes on.
 DECISION_TIMEOUT_S = 60.0
 RUN_STATUS: dict[str, Literal["FINISHED", "KILLED", "FAILED"]] = {
@@ -259,6 +258,15 @@ class Broker:
                 self._pause(trial)
         self._remember()
         await self._notify()
+
+    async def track(self, events: list[TrackedEvent]) -> None:
+        """Queue what the study's process has for MLflow; the queue has one writer, this one.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        for event in events:
+            self._queue.append(event)
 
     async def snapshot(self) -> dict[str, Any]:
         """Counts, the best trial so far and the current stage, for a progress display."""
@@ -771,12 +779,15 @@ def _ended(
     if end.oracle:
         values = {f"oracle/{split}": value for split, value in end.oracle.items()}
         events.append(MetricsReported(key, end.step, values, now))
+    # MLflow shows what the schedule stopped by the same red cross as what failed.
+    tags = {"gam_ray.state": str(end.state)}
     if end.error:
-        events.append(TagsSet(key, {"gam_ray.error": end.error}))
+        tags["gam_ray.error"] = end.error
     else:
-        events.append(TagsSet(key, {"gam_ray.guard": "; ".join(trial.distrust) or "ok"}))
+        tags["gam_ray.guard"] = "; ".join(trial.distrust) or "ok"
         if trial.violations:
-            events.append(TagsSet(key, {"gam_ray.constraints": "; ".join(trial.violations)}))
+            tags["gam_ray.constraints"] = "; ".join(trial.violations)
+    events.append(TagsSet(key, tags))
     files = (trial.files.folder / "trial.json", trial.files.adapted)
     events += [ArtifactReady(key, str(file)) for file in files if file.exists()]
     events.append(TrialEnded(key, RUN_STATUS[end.state], now))

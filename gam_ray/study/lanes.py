@@ -6,7 +6,6 @@ is gone, and another one for each that died.
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 import time
@@ -17,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from gam_ray.config import StudyConfig
 from gam_ray.study.broker import LanesState
+from gam_ray.study.errors import storage_error
 from gam_ray.study.plan import NODE_SHARE, Plan
+from gam_ray.study.usage import Usage
 from gam_ray.training.reports import DivergedError, Report, TrialPausedError, Verdict
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ BROKER_TIMEOUT_S = 60.0
 MAX_DEATHS = 5
 # Lanes that were let go have so many seconds to notice.
 ABORT_TIMEOUT_S = 5.0
-# A disk that is full or cannot be written: no trial's fault.
-STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,11 @@ class LaneSettings:
 class _BrokerReporter:
     """Sends a trial's reports to the broker."""
 
-    def __init__(self, settings: LaneSettings, key: str) -> None:
+    def __init__(self, settings: LaneSettings, key: str, usage: Usage) -> None:
         self._lane = settings.name
         self._broker = settings.broker
         self._key = key
+        self._usage = usage
         self._last_progress = self._last_question = 0.0
         self._answer: Any = None
         self._is_to_pause = False
@@ -80,9 +80,9 @@ class _BrokerReporter:
         """Wait until the report is on storage, and for the answer."""
         import ray
 
-        metrics = report.metrics
+        metrics = {**report.metrics, **self._usage.metrics()}
         if report.oracle:
-            metrics = {**metrics, "score/oracle": report.oracle.as_requested_score()}
+            metrics["score/oracle"] = report.oracle.as_requested_score()
         verdict: Verdict = ray.get(
             self._broker.report.remote(
                 self._lane, self._key, report.step, metrics, report.predictions
@@ -162,7 +162,7 @@ def _run_assignment(settings: LaneSettings, assignment: Any, device: Any, *, alo
         outcome = run_trial(
             assignment.config,
             place,
-            _BrokerReporter(settings, key),
+            _BrokerReporter(settings, key, Usage(is_on_gpu=device.type == "cuda")),
             oracle_at_reports=settings.oracle,
         )
     except TrialPausedError:
@@ -188,10 +188,8 @@ def _tell_error(settings: LaneSettings, key: str, error: Exception, *, alone: bo
         if rank() == 0:
             ray.get(broker.fail.remote(lane, key, _cause(error), final=True))
         return
-    # What the broker raised comes wrapped.
-    origin = getattr(error, "cause", None) or error
-    if isinstance(origin, OSError) and origin.errno in STORAGE_ERRORS:
-        ray.get(broker.storage_failed.remote(str(error)))
+    if of_storage := storage_error(error):
+        ray.get(broker.storage_failed.remote(str(of_storage)))
     else:
         # Perhaps this worker's alone, with the others waiting for it in a collective: let the
         # group end and start anew.

@@ -24,11 +24,13 @@ class Opinions:
     """What is said of the held-out target, image by image or sampled pixel by sampled pixel.
 
     Attributes:
+        unadapted: Key of the source network's own trial.
         before: int64 [N], classes that the source network predicts.
         after: float32 [N, C], probabilities of the choice.
         consensus: int64 [N], the classes of the mean softmax of all trusted trials.
     """
 
+    unadapted: str
     before: NDArray[np.int64]
     after: NDArray[np.float32]
     consensus: NDArray[np.int64]
@@ -74,6 +76,7 @@ def read_opinions(store: StudyStore, ended: Sequence[Ended], chosen: str) -> Opi
             total = own if total is None else total + own
     assert total is not None, "the source network itself is always trusted"
     return Opinions(
+        unadapted=unadapted[0],
         before=_predictions(store, unadapted[0]).argmax(1),
         after=_predictions(store, chosen),
         consensus=total.argmax(1),

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gam_ray.config import (
     ChoiceParameter,
     SearchSpace,
@@ -22,9 +25,11 @@ from gam_ray.config import (
     filled_up,
 )
 from gam_ray.config.secrets import masked
-from gam_ray.config.space import Parameter
+from gam_ray.config.space import Parameter, RangeParameter
+from gam_ray.export.colours import class_colours
 from gam_ray.report.facts import (
     Changes,
+    ClassColour,
     ClassQuality,
     Cost,
     OracleFacts,
@@ -35,8 +40,10 @@ from gam_ray.report.facts import (
     StudyFacts,
     TrialFacts,
 )
-from gam_ray.report.images import data_uri
-from gam_ray.report.page import render_page
+from gam_ray.report.images import beside, data_uri
+from gam_ray.report.page import draw_charts, render_page
+from gam_ray.report.plots import write_plots
+from gam_ray.report.sheets import coloured
 from gam_ray.study import results
 from gam_ray.study.choosing import Ended, ended_trials
 from gam_ray.study.importance import parameter_importance
@@ -46,10 +53,11 @@ from gam_ray.study.reproduction import reproduction
 from gam_ray.study.store import EndRecord, StudyStore, TrialRecord
 from gam_ray.tracking import without_credentials
 from gam_ray.tracking.files import replace_text
+from gam_ray.training.exhibits import Exhibits
 
 logger = logging.getLogger(__name__)
 
-MOST_FLIPPED, MOST_DISPUTED, MOST_FRAMES = 24, 12, 6
+MOST_FLIPPED, MOST_DISPUTED = 24, 12
 # Pixels of the longer side of what is shown.
 IMAGE_SIDE, FRAME_SIDE = 96, 320
 
@@ -75,6 +83,7 @@ def write_report(
     *,
     data_root: Path | None = None,
     state: str | None = None,
+    plots: Path | None = None,
 ) -> StudyFacts:
     """Write the page of a study, in one go; returns what it tells.
 
@@ -83,6 +92,7 @@ def write_report(
         file: The page; by default ``report.html`` in the study's folder.
         data_root: Folder of data sets, as `Study` has it.
         state: Of the study, where its own process knows better than its folder does yet.
+        plots: Folder for the page's charts as files of their own; None writes none.
 
     Raises:
         ValueError: If there is no such study.
@@ -91,7 +101,10 @@ def write_report(
     facts, pictures = gather(store, data_root=data_root, state=state)
     file = file or store.page
     file.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(file, render_page(facts, pictures))
+    drawn = draw_charts(facts)
+    replace_text(file, render_page(facts, pictures, drawn))
+    if plots:
+        write_plots(drawn, plots)
     return facts
 
 
@@ -131,7 +144,9 @@ def gather(
         reproduction=reproduction(config, study.get("environment")),
         oracle=_oracle(best, opinions, held_out) if best else None,
     )
-    return facts, _pictures(opinions, held_out)
+    if best is None or opinions is None or held_out is None:
+        return facts, Pictures()
+    return facts, _pictures(store, best, opinions, held_out)
 
 
 def _best(store: StudyStore) -> tuple[dict[str, Any] | None, str | None]:
@@ -157,6 +172,11 @@ def _question(config: StudyConfig, status: Mapping[str, Any]) -> Question:
         target=task.target,
         network=task.network,
         searched=_searched(config.space),
+        logarithmic=tuple(
+            path
+            for path, parameter in config.space.items()
+            if isinstance(parameter, RangeParameter) and parameter.kind == "log"
+        ),
         objective=config.objective.name,
         by_oracle=config.objective.is_oracle,
         trials=status["trials"],
@@ -211,10 +231,21 @@ def _trial(
         layers="+".join(adaptation.layers) if is_general else "",
         adversary=adaptation.adversary if is_general else "",
         weight=adaptation.weight,
+        settings=_settings(record),
         left_out=ended.left_out if ended else (),
         error=masked(end.error) if end.error else None,
         chosen=is_chosen,
     )
+
+
+def _settings(record: TrialRecord) -> dict[str, str | float | bool]:
+    if record.role not in ("search", "again"):
+        return {}
+    return {
+        path: "+".join(value) if isinstance(value, list | tuple) else value
+        for path, value in record.settings.items()
+        if path != "seed"
+    }
 
 
 def _remarks(
@@ -338,12 +369,13 @@ def _accuracies(opinions: Opinions | None, held_out: HeldOut | None) -> tuple[Cl
     return tuple(ClassQuality(held_out.names[k], before[k], after[k]) for k in before)
 
 
-def _pictures(opinions: Opinions | None, held_out: HeldOut | None) -> Pictures:
-    """Examples, where the images are at hand."""
-    if opinions is None or held_out is None:
-        return Pictures()
+def _pictures(
+    store: StudyStore, best: Mapping[str, Any], opinions: Opinions, held_out: HeldOut
+) -> Pictures:
+    """Examples from images that are at hand."""
     if not _of_images(opinions, held_out):
-        return Pictures(flipped=_frames(opinions, held_out))
+        frames, colours = _frames(store, opinions.unadapted, best["trial"]["key"], held_out)
+        return Pictures(flipped=frames, colours=colours)
     names = held_out.names
 
     def picture(row: int, other: int, word: str) -> Picture:
@@ -359,13 +391,43 @@ def _pictures(opinions: Opinions | None, held_out: HeldOut | None) -> Pictures:
     )
 
 
-def _frames(opinions: Opinions, held_out: HeldOut) -> tuple[Picture, ...]:
-    """The images of which adaptation changed the largest part of the sampled pixels."""
-    shares = opinions.flipped.reshape(len(held_out.images), -1).mean(1)
-    found = []
-    for row in (-shares).argsort(kind="stable")[:MOST_FRAMES]:
-        if shares[row] > 0:
-            uri = data_uri(held_out.images[int(row)].numpy(), FRAME_SIDE)
-            caption = f"{100 * shares[row]:.0f} % of its sampled pixels changed"
-            found.append(Picture(uri, caption))
-    return tuple(found)
+def _frames(
+    store: StudyStore, before: str, after: str, held_out: HeldOut
+) -> tuple[tuple[Picture, ...], tuple[ClassColour, ...]]:
+    """Frames as the source network and the choice see them, and the colours of their classes.
+
+    Args:
+        store: Of the study.
+        before: Key of the source network's own trial.
+        after: Key of the choice.
+        held_out: The frames.
+    """
+    masks = [_masks(store, key) for key in (before, after)]
+    if not all(masks) or masks[0].keys() != masks[1].keys():
+        return (), ()
+    colours = class_colours(held_out.names)
+    shown = []
+    for row in masks[0]:
+        old, new = masks[0][row], masks[1][row]
+        if (share := float((old != new).mean())) > 0:
+            image = held_out.images[row].numpy()
+            uri = data_uri(
+                beside(image, coloured(old, colours), coloured(new, colours)), 3 * FRAME_SIDE
+            )
+            caption = f"image, source network, choice: {100 * share:.0f} % of the pixels changed"
+            shown.append((share, Picture(uri, caption)))
+    shown.sort(key=lambda each: -each[0])
+    key = zip(held_out.names, colours, strict=True)
+    return tuple(each for _, each in shown), tuple(
+        ClassColour(n, f"#{bytes(c).hex()}") for n, c in key
+    )
+
+
+def _masks(store: StudyStore, trial: str) -> dict[int, NDArray[np.uint8]]:
+    """Row of the held-out target → mask that a trial has left; empty where it left none."""
+    try:
+        left = Exhibits.read(store.trial(trial).exhibits)
+    except (ValueError, OSError) as error:
+        logger.warning("the report shows no frames: %s", error)
+        return {}
+    return dict(zip(left.frames.tolist(), left.masks, strict=True)) if left else {}

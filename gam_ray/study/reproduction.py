@@ -33,6 +33,7 @@ def reproduction(config: StudyConfig, environment: Mapping[str, Any] | None) -> 
         versions=told["versions"],
         commit=told["commit"],
         of_the_run=environment is not None,
+        data=told.get("data", {}),
     )
 
 

@@ -20,11 +20,11 @@ from gam_ray.tracking.queue import QUEUE
 
 # What follows first. Of a trial no file is left out: others come after these.
 _TRIAL_FILES = (
-    "end.json", "reports.jsonl", "predictions.npy", "adapted.pt", "checkpoint.pt",
+    "end.json", "exhibits.npz", "reports.jsonl", "predictions.npy", "adapted.pt", "checkpoint.pt",
     "checkpoint.pt.before", "started", "trial.json",
 )  # fmt: skip
 # Written whole and then put in place: what was linked stays as it is.
-_REPLACED = {".pt", ".npy", ".before"}
+_REPLACED = {".pt", ".npy", ".npz", ".before"}
 _PASSING = (".tmp", ".lock", "-journal", "-wal", "-shm")
 # Of one life of a study: Ray's own notes, and what asks this life to stop.
 _OF_ONE_LIFE = {"ray", "stop.json"}

@@ -15,7 +15,10 @@
       trials/KEY/predictions.npy softmax on the held-out target, of the report that is kept
       trials/KEY/adapted.pt      the network of that report, which the trial ends with
       trials/KEY/checkpoint.pt   the newest checkpoint, from which it goes on
+      trials/KEY/exhibits.npz    what it leaves for people to look at
       trials/KEY/end.json        how it ended, and the oracle's reading
+      plots/                its charts, as files of their own
+      pictures/KEY/         pictures of a trial that ended
       sources/              source networks (may be shared by other studies)
       tracking/             what MLflow has been told, or will be
 """
@@ -131,6 +134,11 @@ class TrialFiles:
         """The network that the trial ends with, written by the trial itself."""
         return self.folder / "adapted.pt"
 
+    @property
+    def exhibits(self) -> Path:
+        """What the trial leaves for people to look at, see `training.exhibits`; may be missing."""
+        return self.folder / "exhibits.npz"
+
     def create(self, record: TrialRecord) -> None:
         """Make the folder and write what the trial is."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -213,6 +221,16 @@ class StudyStore:
     def page(self) -> Path:
         """The page about the study, which may not be there."""
         return self.folder / "report.html"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of pictures, in a folder of each trial's; see `study.pictures`."""
+        return self.folder / "pictures"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the page's charts as files of their own."""
+        return self.folder / "plots"
 
     @property
     def tracking(self) -> Path:

@@ -25,8 +25,15 @@ from gam_ray.config import (
     refused_changes,
 )
 from gam_ray.report import draw_overview
+from gam_ray.report.plots import plot_folder
 from gam_ray.study import choosing, results
-from gam_ray.study.errors import StudyError, StudyStoppedError
+from gam_ray.study.errors import (
+    ENDED_IS_KEPT,
+    STORAGE_FAILED,
+    StudyError,
+    StudyStoppedError,
+    storage_error,
+)
 from gam_ray.study.mirror import Mirror
 from gam_ray.study.plan import Plan, node_resource
 from gam_ray.study.store import StudyStore
@@ -34,9 +41,11 @@ from gam_ray.study.versions import all_versions, code_commit
 from gam_ray.study.watch import Watch
 from gam_ray.tracking import (
     ArtifactReady,
+    Event,
     MetricsReported,
     MLflowSink,
     RunStatus,
+    RunsView,
     StudyEnded,
     StudyStarted,
     TagsSet,
@@ -47,6 +56,7 @@ from gam_ray.tracking.files import replace_json
 
 if TYPE_CHECKING:
     from gam_ray.study.lanes import Lanes
+    from gam_ray.study.pictures import Illustrator
     from gam_ray.study.search import StudySearcher
     from gam_ray.study.searching import Search
 
@@ -63,6 +73,8 @@ AUTOSCALING_POLL_S = 10.0
 RELAY_FAILURES = 10
 # Until then the lanes start, for which a small machine needs all its cores.
 TRACKING_DELAY_S = 30.0
+# For pictures of the last trials, while the lanes end.
+PICTURES_TIMEOUT_S = 10.0
 POLL_S = 0.5
 START_ATTEMPTS = 3
 
@@ -95,6 +107,9 @@ ONE_NODE = (
     "storage that is a folder seen by all nodes lets them run on all"
 )
 
+# A trial's score against the whole crowd, known once all have ended.
+FINAL = "final/score"
+
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -118,6 +133,7 @@ class Study:
         self._lanes: Lanes | None = None
         self._searcher: StudySearcher | None = None
         self._is_stopping = False
+        self._fingerprints: dict[str, str] = {}
 
     @classmethod
     def load(cls, file: Path | str, *, data_root: Path | None = None) -> Self:
@@ -196,7 +212,8 @@ class Study:
                 # Modules of Ray's that import each other are found half made by threads that
                 # begin at different ends.
                 imports.result()
-                self._run(listener)
+                with _storage_errors_told():
+                    self._run(listener)
 
     def _run(self, listener: Listener | None) -> None:
         plan = self._wait_for_place()
@@ -238,7 +255,7 @@ class Study:
 
         task = self.config.trial.task
         check_trial(self.config.trial, self.config.resources.workers)
-        load_task(task, self._data_root)
+        self._fingerprints = load_task(task, self._data_root).fingerprints()
         if self.config.objective.is_oracle and not load_target_labels(task, self._data_root):
             raise ValueError(
                 f"objective.score oracle needs target labels, but {task.target} has none; choose "
@@ -252,6 +269,7 @@ class Study:
             tracking_uri=tracking_uri(config, self.store.folder),
             experiment=config.tracking.experiment or config.name,
             study=config.name,
+            view=runs_view(config),
         )
 
     def _send_what_waits(self) -> None:
@@ -266,7 +284,12 @@ class Study:
         """Keep ``study.json`` and ``state.json`` true, and watch who asks for a stop."""
         config, before = self.config, self.store.read("state") or {}
         content = {"key": config.key(), "config": config.to_mapping()}
-        environment = {"versions": all_versions(), "commit": code_commit()}
+        self._warn_of_other_data()
+        environment = {
+            "versions": all_versions(),
+            "commit": code_commit(),
+            "data": self._fingerprints,
+        }
         self.store.write(
             "study", {**content, "trials": config.planned_trials, "environment": environment}
         )
@@ -295,6 +318,19 @@ class Study:
                 ended(state=_end_of(error), error=str(error))
             raise
         ended(state="finished")
+
+    def _warn_of_other_data(self) -> None:
+        """Say which images are not those that an earlier life of the study had."""
+        before = ((self.store.read("study") or {}).get("environment") or {}).get("data", {})
+        for part, was in before.items():
+            if (now := self._fingerprints.get(part)) != was:
+                logger.warning(
+                    "%s has other images than when this study ran before (%s, now %s): its trials "
+                    "cannot be compared; give a study of these images another name",
+                    part,
+                    was,
+                    now,
+                )
 
     def _gpus_held(self) -> float:
         resources = self.config.resources
@@ -342,6 +378,13 @@ class Study:
                     "gam_ray.task": f"{task.source} → {task.target}",
                     # No parameter: MLflow lets none change, and a study may be given more trials.
                     "gam_ray.trials": str(config.search.trials),
+                    "mlflow.source.name": "gam-ray",
+                    "mlflow.source.type": "LOCAL",
+                    "mlflow.source.git.commit": code_commit() or "",
+                    **{
+                        f"gam_ray.data.{part.replace(' ', '_')}": told
+                        for part, told in self._fingerprints.items()
+                    },
                 },
                 time_ms=_now_ms(),
             )
@@ -429,6 +472,7 @@ class Study:
 
         broker = self._broker = self._start_broker()
         lanes = self._lanes = self._start_lanes(broker, plan)
+        illustrator = self._start_illustrator(broker)
         try:
             for role in ("no adaptation", "gaussian"):
                 ray.get(broker.submit.remote({}, role))
@@ -440,7 +484,9 @@ class Study:
                 _stop_if_asked(watch)
         finally:
             ray.get(broker.close.remote())
+            illustrator.finish(PICTURES_TIMEOUT_S)
             lanes.close(STOP_TIMEOUT_S if watch.reason else LANE_TIMEOUT_S)
+            illustrator.join()
             self._release_place()
 
     def _run_finalists_again(self, broker: Any) -> None:
@@ -486,7 +532,7 @@ class Study:
                 ray.get(broker.close.remote(f"no trial got on for {limit:g} s"))
         error = ray.get(broker.error.remote())
         if error:
-            raise StudyError(f"{error}; what ended is kept: run the study again to go on")
+            raise StudyError(f"{error}; {ENDED_IS_KEPT}")
 
     def _start_broker(self) -> Any:
         import ray
@@ -505,6 +551,19 @@ class Study:
         if self._mirror:  # by its path: the actor's environment may be another one
             config = config.model_copy(update={"storage": str(self.store.folder.parent)})
         return actor.options(scheduling_strategy=here).remote(config, rungs(config), life)
+
+    def _start_illustrator(self, broker: Any) -> Illustrator:
+        import ray
+
+        from gam_ray.study.pictures import Illustrator
+
+        def track(events: list[Event]) -> None:
+            ray.get(broker.track.remote(events), timeout=PICTURES_TIMEOUT_S)
+
+        task = self.config.trial.task
+        illustrator = Illustrator(self.store, task, data_root=self._data_root, track=track)
+        illustrator.start()
+        return illustrator
 
     def _start_lanes(self, broker: Any, plan: Plan) -> Lanes:
         from gam_ray.study.lanes import Lane, Lanes, LaneSettings
@@ -629,14 +688,7 @@ class Study:
             logger.warning("%s", each)
         self.store.write("result", choice)
         queue = TrackingQueue(self.store.tracking)
-        key = choice["trial"]["key"]
-        queue.append(TagsSet(key, {"gam_ray.chosen": "yes"}))
-        tags = {"gam_ray.chosen": choice["trial"]["name"], "mlflow.note.content": _note(choice)}
-        queue.append(TagsSet(None, tags))
-        # By what has ended: said again by another life of the study, it is the same row.
-        ends = [end.time for _, _, end in results.trial_table(self.store)]
-        newest = int(max(ends) * 1000)
-        queue.append(MetricsReported(None, len(ends), _headline(choice), newest))
+        self._tell_choice(queue, choice)
         picture = self.store.folder / "overview.png"
         draw_overview(results.overview(self.store), picture)
         page = self._write_report(state)
@@ -645,17 +697,50 @@ class Study:
         for file in (picture, shown, self.store.folder / "result.json", page):
             if file:
                 queue.append(ArtifactReady(None, str(file)))
+        for file in sorted(self.store.plots.glob("*.svg")):
+            queue.append(ArtifactReady(None, str(file), plot_folder(file.stem)))
+
+    def _tell_choice(self, queue: TrackingQueue, choice: dict[str, Any]) -> None:
+        """Tell MLflow what was chosen, and each trial's final score."""
+        queue.append(TagsSet(choice["trial"]["key"], {"gam_ray.chosen": "yes"}))
+        tags = {"gam_ray.chosen": choice["trial"]["name"], "mlflow.note.content": _note(choice)}
+        queue.append(TagsSet(None, tags))
+        # By what has ended: said again by another life of the study, it is the same row.
+        ends = {record.key: end for record, _, end in results.trial_table(self.store)}
+        newest = int(max(end.time for end in ends.values()) * 1000)
+        queue.append(MetricsReported(None, len(ends), _headline(choice), newest))
+        config = self.config
+        for each in choosing.ended_trials(self.store, config.objective, config.search.constraints):
+            key, values = each.record.key, {FINAL: each.score}
+            queue.append(MetricsReported(key, ends[key].step, values, newest))
 
     def _write_report(self, state: str) -> Path | None:
         """Write the study's page; None if that fails, since the study itself has its result."""
         from gam_ray.study.reporting import write_report
 
         try:
-            write_report(self.store, data_root=self._data_root, state=state)
+            plots = self.store.plots
+            write_report(self.store, data_root=self._data_root, state=state, plots=plots)
         except Exception:  # whatever it is, it shall not end the study
             logger.exception("the report was not written; `gam-ray report` tries it again")
             return None
         return self.store.page
+
+
+@contextmanager
+def _storage_errors_told() -> Iterator[None]:
+    """Say of an error of the storage what it is; wherever it was met, it ends the study.
+
+    Raises:
+        StudyError: If the storage cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        if of_storage := storage_error(error):
+            told = STORAGE_FAILED.format(error=of_storage)
+            raise StudyError(f"{told}; {ENDED_IS_KEPT}") from error
+        raise
 
 
 def _stop_if_asked(watch: Watch) -> None:
@@ -678,6 +763,13 @@ def _seeded(config: StudyConfig) -> StudyConfig:
     return config.model_copy(update={"trial": config.trial.model_copy(update={"seed": seed})})
 
 
+def runs_view(config: StudyConfig) -> RunsView:
+    """The run table's columns that a study's user wants first."""
+    metrics = (FINAL, f"score/{config.objective.metric}", "oracle/test", "seconds")
+    tags = ("gam_ray.state", "gam_ray.guard", "gam_ray.chosen")
+    return RunsView(config.name, metrics, params=tuple(config.space), tags=tags)
+
+
 def _headline(choice: dict[str, Any]) -> dict[str, float]:
     """The figures of a study's own run: score and oracle, before adaptation and as chosen."""
     before, metric = choice["no_adaptation"], choice["score"]["metric"]
@@ -693,15 +785,16 @@ def _headline(choice: dict[str, Any]) -> dict[str, float]:
 def _note(choice: dict[str, Any]) -> str:
     """The description of a study's own run, which MLflow shows as Markdown."""
     score, before = choice["score"], choice["no_adaptation"]
-    rows = [
-        ("no adaptation", before["score"], before["oracle"]),
-        (f"chosen: {choice['trial']['name']}", score["value"], choice["oracle"]),
-    ]
     kind = "TARGET LABELS" if choice["by_oracle"] else "label-free"
-    lines = [f"| trial | {score['name']} ({kind}) | oracle: test accuracy |", "|---|---|---|"]
-    for name, value, oracle in rows:
-        cells = [name, _shown(value), _shown((oracle or {}).get("test"))]
-        lines.append(f"| {' | '.join(cells)} |")
+    oracle, unadapted = ((each or {}).get("test") for each in (choice["oracle"], before["oracle"]))
+    lines = [
+        f"**Chosen: {choice['trial']['name']}**, by {score['name']} ({kind})",
+        "",
+        f"- score {_shown(score['value'])}; no adaptation {_shown(before['score'])}",
+        f"- oracle, test {_shown(oracle)}; no adaptation {_shown(unadapted)}",
+        "",
+        f'All trials: "{choice["study"]}: trials" in the menu *Views* of the run table.',
+    ]
     if not choice["adapt"]:
         lines += ["", f"**{results.DO_NOT_ADAPT}**"]
     return "\n".join(lines)

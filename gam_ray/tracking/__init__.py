@@ -21,6 +21,7 @@ from gam_ray.tracking.health import TrackingStatus, read_status
 from gam_ray.tracking.progress import read_run_ids
 from gam_ray.tracking.queue import TrackingQueue
 from gam_ray.tracking.sink import MLflowSink, SinkStatus
+from gam_ray.tracking.view import RunsView
 
 __all__ = [
     "ArtifactReady",
@@ -28,6 +29,7 @@ __all__ = [
     "MLflowSink",
     "MetricsReported",
     "RunStatus",
+    "RunsView",
     "SinkStatus",
     "StudyEnded",
     "StudyStarted",

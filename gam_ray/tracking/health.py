@@ -30,6 +30,7 @@ class TrackingStatus:
             none.
         last_error_time: When, in seconds since the epoch.
         uri: Where the records go, without credentials; None before a sink started.
+        experiment_id: MLflow's id of the study's experiment; None before it was reached.
     """
 
     logged: int = 0
@@ -40,6 +41,7 @@ class TrackingStatus:
     last_error: str | None = None
     last_error_time: float | None = None
     uri: str | None = None
+    experiment_id: str | None = None
 
 
 class Health:
@@ -61,6 +63,7 @@ class Health:
             "failing": False,
             "last_error": before.get("last_error"),
             "last_error_time": before.get("last_error_time"),
+            "experiment_id": before.get("experiment_id"),
         }
         self._is_written = False
         self._due = 0.0
@@ -72,6 +75,11 @@ class Health:
     def recovered(self) -> None:
         """Note that things go on."""
         self._note(failing=False)
+
+    def reached(self, experiment_id: str) -> None:
+        """Note which experiment takes the records."""
+        if experiment_id != self._content["experiment_id"]:
+            self._note(experiment_id=experiment_id)
 
     def write(self, *, now: bool = False) -> None:
         """Write what is not written yet, unless the last time was less than a second ago.
@@ -116,6 +124,7 @@ def read_status(folder: Path) -> TrackingStatus:
         last_error=noted.get("last_error"),
         last_error_time=noted.get("last_error_time"),
         uri=noted.get("uri"),
+        experiment_id=noted.get("experiment_id"),
     )
 
 

@@ -14,6 +14,7 @@ from gam_ray.tracking.health import Health
 from gam_ray.tracking.progress import Progress
 from gam_ray.tracking.queue import TrackingQueue, parse_event
 from gam_ray.tracking.store import Rejected, RunStore
+from gam_ray.tracking.view import RunsView
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class MLflowSink:
             means the same runs.
         artifact_root: Where the files of a new experiment in an SQLite database go; None means
             `artifacts` beside the database.
+        view: Of the run table, added to the experiment; None for none.
 
     Raises:
         ValueError: If a name is empty or not usable, or `artifact_root` is given for a server.
@@ -114,6 +116,7 @@ class MLflowSink:
         experiment: str,
         study: str,
         artifact_root: Path | None = None,
+        view: RunsView | None = None,
     ) -> None:
         _check_names(experiment, study)
         root = artifact_root_for(tracking_uri, artifact_root)
@@ -125,6 +128,7 @@ class MLflowSink:
             study=study,
             artifact_root=root,
             run_ids=self._progress.run_ids,
+            view=view,
         )
         self._uri = tracking_uri
         self._health = Health(folder, mask_credentials(tracking_uri, tracking_uri))
@@ -276,6 +280,7 @@ class MLflowSink:
             events += self._parse(start, text)
             start = end
         self._send(events)
+        self._health.reached(self._store.experiment_id)
         self._progress.note_runs(self._store.run_ids())
         files = [line.start for line in events if isinstance(line.event, ArtifactReady)]
         self._progress.advance(start, len(found), files)

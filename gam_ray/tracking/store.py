@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from gam_ray.tracking.batches import Content, RunBatch
 from gam_ray.tracking.events import STUDY, ArtifactReady, run_of
+from gam_ray.tracking.view import RunsView
 
 STUDY_TAG = "gam_ray.study"
 TRIAL_TAG = "gam_ray.trial"
@@ -66,6 +68,10 @@ class RunStore:
         study: What the runs are found by; unique within the experiment.
         artifact_root: Where files of a new experiment go; None leaves it to the server.
         run_ids: The runs known from earlier, by trial key; they win should a run be there twice.
+        view: Of the run table, offered where the experiment has none of that study; None for none.
+
+    Attributes:
+        experiment_id: MLflow's; empty before the first connection.
     """
 
     def __init__(
@@ -76,7 +82,9 @@ class RunStore:
         study: str,
         artifact_root: Path | None,
         run_ids: dict[str, str],
+        view: RunsView | None = None,
     ) -> None:
+        self._view = view
         self._uri = tracking_uri
         self._experiment = experiment
         self._study = study
@@ -84,7 +92,7 @@ class RunStore:
         self._preferred = dict(run_ids)
         self._mlflow: Any = None
         self._client: Any = None
-        self._experiment_id = ""
+        self.experiment_id = ""
         self._runs: dict[str, _Run] = {}
         self._may_double = False
 
@@ -99,7 +107,8 @@ class RunStore:
             self._mlflow = _load_mlflow()
             client = self._mlflow.MlflowClient(tracking_uri=self._uri)
             self._preferred |= self.run_ids()
-            self._experiment_id = self._find_experiment(client)
+            self.experiment_id = self._find_experiment(client)
+            self._offer_view(client)
             self._runs = self._find_runs(client)
             self._client = client
 
@@ -175,6 +184,15 @@ class RunStore:
             )
         return str(found.experiment_id)
 
+    def _offer_view(self, client: Any) -> None:
+        """Add the view, unless somebody has one of that key, perhaps changed."""
+        if self._view is None:
+            return
+        if self._view.key not in client.get_experiment(self.experiment_id).tags:
+            value = self._view.value(int(time.time() * 1000))
+            client.set_experiment_tag(self.experiment_id, self._view.key, value)
+        self._view = None
+
     def _location(self) -> str | None:
         return None if self._artifact_root is None else self._artifact_root.resolve().as_uri()
 
@@ -183,7 +201,7 @@ class RunStore:
         token = None
         while True:
             page = client.search_runs(
-                [self._experiment_id],
+                [self.experiment_id],
                 f"tags.`{STUDY_TAG}` = '{self._study}'",
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
@@ -216,7 +234,7 @@ class RunStore:
                 tags |= {TRIAL_TAG: key, _PARENT_TAG: self._ensure_run(STUDY, RunBatch()).id}
             name = batch.name or (self._study if key == STUDY else key)
             try:
-                made = self._client.create_run(self._experiment_id, batch.start_ms, tags, name)
+                made = self._client.create_run(self.experiment_id, batch.start_ms, tags, name)
             except Exception:
                 self._may_double = True  # MLflow may still carry it out
                 raise

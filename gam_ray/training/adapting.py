@@ -54,6 +54,7 @@ REMEASURED_PIXELS = 10_000 * 28 * 28
 # Steps between two questions whether to pause, which all workers ask together.
 PAUSE_EVERY = 10
 ADAPTED = "adapted.pt"
+EXHIBITS = "exhibits.npz"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ class Place:
     def adapted(self) -> Path:
         """The network of the trial's best report, which it ends with."""
         return self.folder / ADAPTED
+
+    @property
+    def exhibits(self) -> Path:
+        """What the trial leaves for people to look at."""
+        return self.folder / EXHIBITS
 
     def adapted_of(self, key: str) -> Path:
         """The network of another trial of the same study, by its key."""

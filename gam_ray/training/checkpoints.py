@@ -31,20 +31,19 @@ def save_next(file: Path, state: dict[str, Any]) -> None:
 
 
 def load_newest(file: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest of what `save_next` wrote that is whole; None if nothing was written.
+    """The newest of what `save_next` wrote that is whole; None if there is none.
 
-    Raises:
-        ValueError: If all are damaged, naming the newest.
+    What is damaged is told in the log: training goes on from before it, or begins anew, and comes
+    to the same.
     """
-    if not file.exists() and not _before(file).exists():
-        return None
-    try:
-        return load_checkpoint(file, device)
-    except (ValueError, FileNotFoundError) as error:
-        if not _before(file).exists():
-            raise
-        logger.warning("%s; the one before is used", error)
-        return load_checkpoint(_before(file), device)
+    for each in (file, _before(file)):
+        try:
+            return load_checkpoint(each, device)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            logger.warning("%s; what was before it is used", error)
+    return None
 
 
 def _before(file: Path) -> Path:

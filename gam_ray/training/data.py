@@ -42,6 +42,22 @@ class TaskData:
         height, width = self.source_train.images.shape[-2:]
         return height, width
 
+    def fingerprints(self) -> dict[str, str]:
+        """Of each part, how many images it has and the SHA-256 of its bytes, cut to 16 digits.
+
+        The same for the same images, wherever they lie; of a source with its labels.
+        """
+        parts: dict[str, LabelledImages | UnlabelledImages] = {
+            "source train": self.source_train,
+            "source held_out": self.source_held_out,
+            "target train": self.target_train,
+            "target held_out": self.target_held_out,
+        }
+        return {
+            name: f"{len(part)} images, sha256 {part.fingerprint()[:16]}"
+            for name, part in parts.items()
+        }
+
 
 @lru_cache(maxsize=2)
 def load_task(task: TaskConfig, data_root: Path | None) -> TaskData:

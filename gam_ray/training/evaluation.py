@@ -266,6 +266,18 @@ def predictions(network: MatchableNetwork, images: Tensor, device: torch.device)
     return Predictions(probabilities, features)
 
 
+def labels_at_predictions(images: Tensor, labels: Tensor) -> Tensor:
+    """The label of each row of `predict`, int64 [M]; for the oracle alone.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        labels: Of images [N], or of their pixels [N, H, W]; `VOID` is kept.
+    """
+    if labels.dim() == 1:
+        return labels.long()
+    return _at_places(labels.long(), _sampled_places(images))
+
+
 def _at_places(labels: Tensor, places: Tensor) -> Tensor:
     """Labels [N, H, W] at places [N, P], as `predict` orders them: [N · P]."""
     return labels.flatten(1).gather(1, places).flatten()

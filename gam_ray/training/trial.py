@@ -43,6 +43,7 @@ from gam_ray.training.augmentation import check_augmentation
 from gam_ray.training.checkpoints import load_checkpoint, load_newest
 from gam_ray.training.data import TaskData, load_task
 from gam_ray.training.evaluation import float_batches
+from gam_ray.training.exhibits import leave_exhibits
 from gam_ray.training.fine_tuning import few_labelled, fine_tune
 from gam_ray.training.pretraining import SourceCache
 from gam_ray.training.reports import Reporter
@@ -122,6 +123,7 @@ def run_trial(
     run = Run(config, place, reporter, source, file, target, data, oracle_at_reports)
     step, stopped = run_stages(run, saved, few)
     adapted = load_adapted(config, place.adapted, place.device)
+    leave_exhibits(adapted, run)
     return TrialOutcome(step, stopped, oracle=oracle_reading(adapted, run))
 
 
@@ -252,11 +254,7 @@ def _teach(run: Run, settings: StudentConfig) -> dict[str, float]:
 
 
 def _saved_state(place: Place) -> dict[str, Any] | None:
-    """The trial's newest checkpoint that is whole, if there is one; the same for all workers.
-
-    Raises:
-        ValueError: If there is none but damaged ones.
-    """
+    """The trial's newest checkpoint that is whole, if there is one; the same for all workers."""
     state = load_newest(place.checkpoint, place.device)
     step = state["step"] if state else None
     if (first := broadcast_object(step)) != step:

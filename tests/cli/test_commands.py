@@ -208,6 +208,21 @@ def ran(monkeypatch: pytest.MonkeyPatch, put: Put) -> list[tuple[str, Any]]:
     return calls
 
 
+def test_what_ray_says_while_a_study_runs_is_not_on_standard_output(
+    gam_ray: Run, put: Put, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_: Study, **__: Any) -> Any:
+        sys.stdout.write("(raylet) a node died\n")
+        put("finished")
+        return {"state": "finished"}
+
+    monkeypatch.setattr(Study, "run", run)
+    done = gam_ray("run", study, "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == {"state": "finished"}
+    assert "(raylet) a node died" in done.stderr
+
+
 def test_resume_runs_what_the_folder_holds_and_a_stop_ends_it_with_3(
     gam_ray: Run, put: Put, study: Path, ran: list[tuple[str, Any]]
 ) -> None:

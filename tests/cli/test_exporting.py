@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from exportable import opinionated, save_network, write_images
+from exportable import finished_study, write_images
 from typer.testing import CliRunner
 
 from gam_ray.cli import app
-from gam_ray.config import StudyConfig, apply_settings
-from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialRecord
+from gam_ray.config import StudyConfig
+from gam_ray.study.store import StudyStore
+from gam_ray.tracking import registry
 from gam_ray.training.single import OUTCOME
 
 STUDY = {
@@ -35,22 +36,7 @@ Run = Callable[..., Result]
 
 def put_study(storage: Path) -> StudyStore:
     """A finished study: no adaptation, a trial that is better, and one that the guard distrusts."""
-    config = StudyConfig.from_mapping({**STUDY, "storage": str(storage)})
-    store = StudyStore(config.folder)
-    store.write("study", {"key": config.key(), "config": config.to_mapping(), "trials": 3})
-    store.write("state", {"state": "finished", "started": 100.0, "ended": 160.0})
-    network = opinionated("lenet", in_channels=1, classes=10)
-    for number, role in enumerate(("no adaptation", "search", "search")):
-        trial = apply_settings(config.trial, {"adaptation.weight": number + 1.0})
-        files = store.trial(trial.key())
-        files.create(TrialRecord(trial.key(), number, role, {}, trial))  # type: ignore[arg-type]
-        metrics = {"score/class_ami": 0.25 * number, "score/oracle": 0.9, "loss/target": 1.0}
-        shift = {"guard/class_shift": 0.9} if number == 2 else {}
-        predictions = np.eye(10, dtype=np.float32)[:4]
-        files.append_report(ReportRecord(40, {**metrics, **shift}, 1.0), predictions)
-        files.write_end(EndRecord("finished", 40, 2.0, None, {"test": 0.625}))
-        save_network(network, files.adapted, in_channels=1, classes=10)
-    return store
+    return finished_study(StudyConfig.from_mapping({**STUDY, "storage": str(storage)}))
 
 
 def invoke(*words: object) -> Result:
@@ -227,6 +213,49 @@ def test_a_registered_model_is_loaded_by_mlflow_alone(
     version = mlflow.MlflowClient().get_model_version("digits", "1")
     assert version.description == (tmp_path / "model" / "MODEL_CARD.md").read_text()
     assert list((store.folder / "artifacts").rglob("MLmodel"))
+    again = json.loads(invoke(*words, "digits").stdout)
+    assert again["registered"]["uri"] == "models:/digits/2"
+    assert again["logged"] == json.loads(done.stdout)["logged"], "the same file is logged once"
     refused = invoke(*words, "a/b")
     assert refused.exit_code == 1
     assert f"the model is in {tmp_path}/model, but MLflow at sqlite" in refused.stderr
+
+
+@pytest.mark.slow
+def test_export_logs_the_model_to_the_trials_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    from gam_ray.tracking import MLflowSink, StudyStarted, TrackingQueue, TrialStarted
+
+    store = put_study(tmp_path)
+    chosen = store.trials()[1].record()
+    queue = TrackingQueue(store.tracking)
+    queue.append(StudyStarted("digits", {}, {}, 1))
+    queue.append(TrialStarted(chosen.key, chosen.name, {}, {}, 2))
+    uri = f"sqlite:///{store.folder / 'mlflow.db'}"
+    sink = MLflowSink(store.tracking, tracking_uri=uri, experiment="digits", study="digits")
+    sink.start()
+    assert sink.close(120).waiting == 0
+    run_id = sink.run_ids()[chosen.key]
+    words = ("export", store.folder, "--output", tmp_path / "model")
+    told = [json.loads(invoke(*words, "--json").stdout) for _ in range(2)]
+    assert told[0]["registered"] is None
+    assert told[0]["logged"]["run_id"] == run_id
+    assert told[0]["logged"] == told[1]["logged"], "the same file is logged once"
+    client = mlflow.MlflowClient(uri)
+    (output,) = client.get_run(run_id).outputs.model_outputs
+    assert f"models:/{output.model_id}" == told[0]["logged"]["uri"]
+    signature = mlflow.models.get_model_info(told[0]["logged"]["uri"]).signature
+    assert signature.inputs.input_names() == ["images"]
+    assert client.get_run(run_id).info.status == "RUNNING", "a run stays as it was"
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("it is down")
+
+    monkeypatch.setattr(registry, "_run_of_trial", fail)
+    away = invoke(*words)
+    assert away.exit_code == 0
+    assert f"not in MLflow: MLflow at {uri} did not log model.onnx: it is down" in away.stderr
+    assert (tmp_path / "model" / "model.onnx").exists()

@@ -76,6 +76,12 @@ def test_a_report_is_on_storage_and_queued_before_the_answer(make_config: MakeCo
     assert [type(event) for event in events] == [TrialStarted, MetricsReported]
 
 
+def test_the_broker_queues_what_the_studys_process_has_to_tell(make_config: MakeConfig) -> None:
+    config, event = make_config(), TagsSet("a-trial", {"gam_ray.chosen": "yes"})
+    run(Broker(config, ()).track([event]))
+    assert [said for _, said in TrackingQueue(config.folder / "tracking").read(0)] == [event]
+
+
 def test_ensv_is_the_agreement_with_the_trials_so_far(make_config: MakeConfig) -> None:
     async def scenario() -> list[float]:
         broker = Broker(make_config(), ())

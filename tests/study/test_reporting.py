@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from page_reader import Page, read_page
+from PIL import Image
 from study_records import METRICS
 from typer.testing import CliRunner
 
@@ -21,6 +24,8 @@ from gam_ray.domains import UnlabelledImages
 from gam_ray.study import reporting, results
 from gam_ray.study.reproduction import study_yaml
 from gam_ray.study.store import EndRecord, ReportRecord, Role, StudyStore, TrialRecord
+from gam_ray.study.study import Study, runs_view
+from gam_ray.tracking import ArtifactReady, MetricsReported, TagsSet, TrackingQueue
 
 MakeConfig = Callable[..., StudyConfig]
 CLASSES = ("zero", "one", "two")
@@ -118,6 +123,14 @@ def stub(make_config: MakeConfig) -> Stub:
     study.add((0, 1, 1, 1, 2, 2), state="pruned", oracle={"test": 0.9, "train": 0.9})
     study.add(None, state="failed", error="DivergedError: loss/target is nan at step 7")
     return study
+
+
+def leave_masks(store: StudyStore, key: str, masks: np.ndarray) -> None:
+    nothing = np.zeros(0)
+    np.savez(
+        store.trial(key).exhibits, layers=np.array([], "U1"), before=nothing, after=nothing,
+        frames=np.arange(len(masks)), masks=masks, confidence=masks,
+    )  # fmt: skip
 
 
 def digits(count: int = IMAGES, channels: int = 1) -> torch.Tensor:
@@ -227,16 +240,32 @@ def test_segmentation_shows_shares_of_pixels_frames_and_iou(
     study = Stub(make_config())
     before = {"test": 0.3, "test/iou/zero": 0.5, "test/iou/one": 0.1}
     after = {"test": 0.5, "test/iou/zero": 0.625, "test/iou/one": 0.375}
-    study.add((0,) * 10, role="no adaptation", oracle=before)
+    unadapted = study.add((0,) * 10, role="no adaptation", oracle=before)
     for _ in range(2):
         study.add((0, 0, 0, 0, 1, 1, 1, 1, 1, 0), oracle=after)
     facts, pictures = reporting.gather(study.store)
     assert facts.changes is not None
     assert facts.changes.unit == "sampled pixels"
-    # Of the first frame's five pixels one changed, of the second's four.
+    assert pictures.flipped == (), "trials left no masks"
+
+    masks = np.zeros((2, 8, 8), np.uint8)
+    leave_masks(study.store, unadapted, masks)
+    masks[0, :2], masks[1, 1:] = 1, 2
+    for trial in study.store.trials()[1:]:
+        leave_masks(study.store, trial.record().key, masks)
+    _, pictures = reporting.gather(study.store)
     assert [p.caption for p in pictures.flipped] == [
-        "80 % of its sampled pixels changed", "20 % of its sampled pixels changed",
+        "image, source network, choice: 88 % of the pixels changed",
+        "image, source network, choice: 25 % of the pixels changed",
     ]  # fmt: skip
+    png = base64.b64decode(pictures.flipped[1].uri.split(",")[1])
+    shown = np.asarray(Image.open(io.BytesIO(png)))
+    assert shown.shape == (8, 3 * 8 + 2, 3)
+    np.testing.assert_array_equal(shown[:, :8], digits(2, channels=3)[0].permute(1, 2, 0))
+    colours = [tuple(int(c.colour[i : i + 2], 16) for i in (1, 3, 5)) for c in pictures.colours]
+    assert (shown[:, 9:17] == colours[0]).all(), "before"
+    assert (shown[:2, 18:] == colours[1]).all(), "after"
+    assert (shown[2:, 18:] == colours[0]).all(), "after"
     page = study.page()
     assert "By class: IoU, test" in page.oracle
     assert "zero 50.0 % 62.5 % one 10.0 % 37.5 %" in page.oracle
@@ -429,3 +458,32 @@ def test_no_study_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     assert ended.exit_code == 2
     assert "no study in" in ended.stderr
     assert list(tmp_path.rglob("*.html")) == []
+
+
+def test_the_choice_is_told_to_mlflow_with_final_scores_and_plots(make_config: MakeConfig) -> None:
+    study = Stub(make_config(objective={"score": "class_ami"}))
+    study.add((0, 0, 1), role="no adaptation", score=0.1, oracle={"test": 0.4})
+    keys = [study.add((0, 1, 1), score=score, oracle={"test": 0.7}) for score in (0.2, 0.3)]
+    study.add(None, state="failed", error="DivergedError")
+    Study(study.config)._choose("finished")
+    told = [event for _, event in TrackingQueue(study.store.tracking).read()]
+    figures = [e.values for e in told if isinstance(e, MetricsReported) and e.trial]
+    assert figures == [{"final/score": score} for score in (0.1, 0.2, 0.3)]
+    chosen = [e.trial for e in told if getattr(e, "tags", {}).get("gam_ray.chosen") == "yes"]
+    assert chosen == [keys[1]]
+    files = {Path(e.path).name: e.folder for e in told if isinstance(e, ArtifactReady)}
+    assert all((study.store.plots / name).is_file() for name in files if name.endswith(".svg"))
+    assert files["score_by_oracle.svg"] == "oracle"
+    wanted = ("history.svg", "layers.svg", "parallel.svg")
+    assert {files[name] for name in wanted} == {"plots"}
+    notes = [e.tags["mlflow.note.content"] for e in told if isinstance(e, TagsSet) and not e.trial]
+    assert "**Chosen: 02 " in notes[0]
+    assert "- score 0.300; no adaptation 0.100" in notes[0]
+    assert "- oracle, test 0.700; no adaptation 0.400" in notes[0]
+
+
+def test_the_run_table_shows_what_was_searched_and_the_oracle_beside(stub: Stub) -> None:
+    view = runs_view(stub.config)
+    assert view.metrics[0] == "final/score"
+    assert "oracle/test" in view.metrics[1:]
+    assert set(view.params) == {"adaptation.weight", "adaptation.layers", "adaptation.adversary"}

@@ -224,8 +224,13 @@ def test_a_finished_study_is_not_run_again(
 
 
 def proposals(store: StudyStore) -> list[tuple[dict[str, Any], list[dict[str, float]]]]:
+    """Settings and figures of all trials, without what depends on the machine."""
+
+    def figures(metrics: dict[str, float]) -> dict[str, float]:
+        return {name: value for name, value in metrics.items() if not name.startswith("system/")}
+
     return [
-        (files.record().settings, [report.metrics for report in files.reports()])
+        (files.record().settings, [figures(report.metrics) for report in files.reports()])
         for files in store.trials()
     ]
 

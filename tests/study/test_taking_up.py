@@ -59,3 +59,18 @@ def test_a_folder_of_an_older_version_is_taken_up(make_config: MakeConfig) -> No
     del content["config"]["search"]["constraints"]
     study.store.write("study", content)
     study._check_folder()
+
+
+def test_other_images_than_before_are_named(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    known(make_config)
+    study = Study(make_config())
+    study._check_settings()
+    content = study.store.read("study") or {}
+    before = {**study._fingerprints, "target train": "7 images, sha256 0123456789abcdef"}
+    study.store.write("study", {**content, "environment": {"data": before}})
+    study._warn_of_other_data()
+    (told,) = caplog.messages
+    assert told.startswith("target train has other images")
+    assert "7 images, sha256 0123456789abcdef, now 897 images" in told

@@ -134,6 +134,8 @@ def test_a_database_that_is_away_is_no_refusal(
 class _Store:
     """A store that takes everything and keeps nothing."""
 
+    experiment_id = "1"
+
     def __init__(self, **_: Any) -> None:
         self.largest = 0
 

@@ -94,9 +94,14 @@ def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_used(tmp_path:
     assert load_newest(file, CPU) == {"step": 2}
 
 
-def test_where_all_checkpoints_are_damaged_the_newest_is_named(tmp_path: Path) -> None:
+def test_where_all_checkpoints_are_damaged_they_are_named_and_none_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "checkpoint.pt"
-    save_next(file, {"step": 1})
-    file.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged"):
-        load_newest(file, CPU)
+    for step in (1, 2):
+        save_next(file, {"step": step})
+    for each in tmp_path.iterdir():
+        each.write_bytes(b"")
+    assert load_newest(file, CPU) is None
+    assert caplog.text.count("is damaged") == 2
+    assert f"checkpoint {file} is damaged" in caplog.text

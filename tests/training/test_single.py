@@ -9,7 +9,7 @@ import torch
 
 from gam_ray.config import ConfigError
 from gam_ray.selection.scores import known_scores
-from gam_ray.training.single import OUTCOME, train_one
+from gam_ray.training.single import OUTCOME, Trial
 from gam_ray.training.trial import load_adapted
 
 TRIAL = """\
@@ -32,14 +32,14 @@ def test_a_trial_file_gives_scores_and_a_checkpoint_and_again_the_same(file: Pat
     told: list[str] = []
     folder = file.parent / "here"
     config = tiny_task.trial(steps=3, report_every=2)
-    found = train_one(file, folder=folder, data_root=None, tell=told.append)
+    found = Trial.load(file).run(folder=folder, tell=told.append)
     assert (found["step"], found["key"], found["config"]) == (3, config.key(), config.to_mapping())
     assert found["scores"].keys() == known_scores().keys()
     assert found["oracle"].keys() == {"train", "test"}
     assert told == ["training the source network: 20/20"]
     assert json.loads((folder / OUTCOME).read_text()) == found
     assert load_adapted(config, Path(found["checkpoint"]), torch.device("cpu"))
-    assert train_one(file, folder=folder, data_root=None, tell=told.append) == found
+    assert Trial.load(file).run(folder=folder, tell=told.append) == found
     assert len(told) == 1
 
 
@@ -47,11 +47,11 @@ def test_without_a_folder_a_trial_is_kept_by_its_key(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(file.parent)
-    found = train_one(file, folder=None, data_root=None, tell=lambda _: None)
+    found = Trial.load(file).run()
     assert Path(found["checkpoint"]).parent == file.parent / "trials" / found["key"]
 
 
 def test_a_wrong_trial_file_is_refused(file: Path) -> None:
     file.write_text(TRIAL + "stesp: 3\n")
     with pytest.raises(ConfigError, match="did you mean 'steps'"):
-        train_one(file, folder=None, data_root=None, tell=lambda _: None)
+        Trial.load(file).run()

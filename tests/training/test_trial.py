@@ -194,6 +194,21 @@ def test_a_trial_that_was_cut_off_ends_as_one_that_ran_through(
     assert differing(torch.load(there.checkpoint), saved) == []
 
 
+@pytest.mark.usefixtures("_progress_at_every_step")
+def test_a_trial_whose_checkpoints_are_damaged_begins_anew_and_ends_the_same(
+    whole: dict[str, Any], tmp_path: Path
+) -> None:
+    there, again = place(tmp_path), Recorder()
+    with pytest.raises(PowerCutError):
+        run_trial(CONFIGS["running"], there, Failing("between reports", 5))
+    there.checkpoint.write_bytes(there.checkpoint.read_bytes()[:100])
+    assert run_trial(CONFIGS["running"], there, again) == whole["running"][0]
+    assert again.steps == STEPS
+    for report, expected in zip(again.reports, whole["running"][1], strict=True):
+        assert_same(report, expected)
+    assert differing(torch.load(there.checkpoint), whole["running"][2]) == []
+
+
 @pytest.mark.parametrize("name", ["running", "initial", "unmatched", "release", "bn-running"])
 @pytest.mark.parametrize(("question", "told"), [(1, []), (2, []), (4, [3])])
 def test_a_trial_that_was_paused_ends_as_one_that_ran_through(  # noqa: PLR0917
