@@ -3,9 +3,8 @@
 # has it, with a network of its own for each service. For Debian or Ubuntu, as root; it installs
 # buildah, debootstrap and docker-compose where they are missing, and needs 35 GB of disk.
 #
-#   docker/check.sh                 # all; removes what it made
-#   KEEP=1 docker/check.sh          # leaves the folder that it tells
-#   GAM_RAY=.venv/bin/gam-ray docker/check.sh   # submits from there, by default from the image
+#   docker/check.sh          # removes what it made
+#   KEEP=1 docker/check.sh   # leaves the folder that it tells
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -187,16 +186,13 @@ stop_services() {
     done
 }
 
-# Who submits: outside the services' networks, with the token.
+# Who submits is outside the services' networks, and has the token or not.
 outside() {
     RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(. "$WORK/env" && echo "$RAY_AUTH_TOKEN") outside_without_token "$@"
 }
 outside_without_token() {
-    if [ "${GAM_RAY:-}" ]; then "$GAM_RAY" "$@"; else
-        local words=(gam-ray "$@")
-        b run --isolation chroot --env RAY_AUTH_MODE="${RAY_AUTH_MODE:-disabled}" \
-            --env RAY_AUTH_TOKEN="${RAY_AUTH_TOKEN:-}" submitter -- "${words[@]}"
-    fi
+    b run --isolation chroot --env RAY_AUTH_MODE="${RAY_AUTH_MODE:-disabled}" \
+        --env RAY_AUTH_TOKEN="${RAY_AUTH_TOKEN:-}" submitter -- gam-ray "$@"
 }
 
 runs_in_mlflow() {
