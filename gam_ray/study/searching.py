@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
 from optuna.trial import TrialState
 
 from gam_ray.config import StudyConfig, search_problems
-from gam_ray.study.optuna_study import asked, enqueue, known_trials, open_study, reconcile
+from gam_ray.study.optuna_study import (
+    KnownTrial,
+    asked,
+    enqueue,
+    known_trials,
+    open_study,
+    reconcile,
+)
 from gam_ray.study.samplers import CONSTRAINED_SAMPLERS, build_sampler
 from gam_ray.study.schedule import EndedTrial
 from gam_ray.study.search import StudySearcher
@@ -43,6 +51,10 @@ class Search:
     def study(self) -> optuna.Study:
         """The Optuna study."""
         return self.searcher.optuna_study
+
+    def left(self) -> int:
+        """How many of the trials that are asked for have not ended, as the storage says now."""
+        return _left(self._config, _ended(known_trials(self._store, self._config)))
 
     def settle(self) -> None:
         """Tell Optuna of trials whose end Tune has not heard of; call it when all are over."""
@@ -83,7 +95,7 @@ def start_search(config: StudyConfig, store: StudyStore) -> Search:
     if learned:
         _say(learned)
     enqueue(study, space, base, [*search.enqueue, *(learned.settings if learned else ())])
-    ended = [each for each in known if each.state != TrialState.RUNNING]
+    ended = _ended(known)
     return Search(
         searcher=StudySearcher(
             study,
@@ -94,7 +106,7 @@ def start_search(config: StudyConfig, store: StudyStore) -> Search:
             again=again,
             seed=search.seed,
         ),
-        trials=max(0, search.trials - len(ended)),
+        trials=_left(config, ended),
         ended=[EndedTrial(each.key, each.by_step) for each in ended],
         begun={
             each.key: max(each.by_step)
@@ -105,6 +117,14 @@ def start_search(config: StudyConfig, store: StudyStore) -> Search:
         _config=config,
         _store=store,
     )
+
+
+def _ended(known: Sequence[KnownTrial]) -> list[KnownTrial]:
+    return [each for each in known if each.state != TrialState.RUNNING]
+
+
+def _left(config: StudyConfig, ended: Sequence[KnownTrial]) -> int:
+    return max(0, config.search.trials - len(ended))
 
 
 def _say(learned: WarmStart) -> None:

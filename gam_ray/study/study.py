@@ -599,20 +599,18 @@ class Study:
         Tune loses a proposal, and counts it, whose relay dies while it is given to it: the search
         then takes it up as the study's next life would.
         """
-        left = None
-        while True:
-            search = self._start_search()
-            if not search.trials or self._is_stopping:
-                break
-            if left is not None and search.trials >= left:
-                logger.warning("%d trials of the search did not come to run", search.trials)
-                break
-            left = search.trials
+        search = self._start_search()
+        while search.trials and not self._is_stopping:
             self._wait_for_a_lane(broker)
             self._fit(search, broker)
             self._wait_until_idle(broker)
-            if search.searcher.is_finished:
+            left = search.left()
+            if not left or search.searcher.is_finished:
                 break
+            if left >= search.trials:
+                logger.warning("%d trials of the search did not come to run", left)
+                break
+            search = self._start_search()
         self._wait_until_idle(broker)
         if not self._is_stopping:  # what is paused stays open
             search.settle()

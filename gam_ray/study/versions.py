@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,10 +30,12 @@ def all_versions() -> dict[str, str]:
     return {"python": platform.python_version(), "gam-ray": installed_version(), **packages}
 
 
+@cache
 def code_commit() -> str | None:
     """The commit of the repository that gam_ray's code stands in, with ``+changes`` if it has any.
 
-    None where the code was installed without its repository, or git is missing.
+    None where the code was installed without its repository, or git is missing. Asked once: what
+    a process has imported does not change with the repository.
     """
     git, folder = shutil.which("git"), Path(__file__).parents[2]
     if git is None or not (folder / ".git").exists():  # another's repository may hold a .venv
