@@ -337,14 +337,13 @@ def mlflow_late(_: Cluster, study: Running) -> dict[str, Any]:
 
 def mlflow_killed(_: Cluster, study: Running) -> dict[str, Any]:
     """MLflow is killed for 60 s."""
-    with _MLflow(study.folder) as server:
-        server.start()
-        study.until_in_the_middle(4)
-        study.wait(lambda: server.runs() > 0)
+
+    def harm(server: _MLflow) -> None:
         server.kill()
         time.sleep(60)
         server.start()
-        return study.until_all_is_sent()
+
+    return _harm_mlflow(study, harm)
 
 
 def mlflow_500(_: Cluster, study: Running) -> dict[str, Any]:
@@ -361,13 +360,22 @@ def mlflow_500(_: Cluster, study: Running) -> dict[str, Any]:
 
 def mlflow_full(_: Cluster, study: Running) -> dict[str, Any]:
     """The disk of MLflow's server is full for a while."""
+
+    def harm(server: _MLflow) -> None:
+        filler = _fill(server.folder)
+        study.until_in_the_middle(40)
+        filler.unlink()
+
+    return _harm_mlflow(study, harm)
+
+
+def _harm_mlflow(study: Running, harm: Callable[[_MLflow], None]) -> dict[str, Any]:
+    """Do harm to a server that has runs of the study, and wait until it has all."""
     with _MLflow(study.folder) as server:
         server.start()
         study.until_in_the_middle(4)
         study.wait(lambda: server.runs() > 0)
-        filler = _fill(server.folder)
-        study.until_in_the_middle(40)
-        filler.unlink()
+        harm(server)
         return study.until_all_is_sent()
 
 
@@ -456,12 +464,10 @@ class _MLflow:
 def _fill(folder: Path) -> Path:
     """The file that fills up the file system of a folder."""
     filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(2**20))
-    with filler.open("ab", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(b"0")
+    for size in (2**20, 1):
+        with filler.open("ab", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(size))
     return filler
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from gam_ray.config import TaskConfig
 from gam_ray.export.colours import class_colours
+from gam_ray.report.plots import ORACLE
 from gam_ray.report.sheets import (
     Distance,
     Segmented,
@@ -44,8 +45,8 @@ LOOK_EVERY_S = 2.0
 REST_S = 1.0
 LINES = 1000
 MOST_SURE = 16
-PICTURES, ORACLE = "pictures", "oracle"
-"""Folders in MLflow of what needs no target label, and of what does."""
+PICTURES = "pictures"
+"""Folder in MLflow of what needs no target label; what does is in `report.plots.ORACLE`."""
 SAMPLES, CHANGED, MOMENTS, CONFUSION = (
     "samples.png", "changed.png", "moments.png", "oracle_confusion.png",
 )  # fmt: skip

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -15,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_cluster_ray import END_S, environment, free_port, wait_for
+from test_cluster_ray import END_S, end, environment, free_port, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
@@ -99,8 +97,7 @@ def address(tmp_path_factory: pytest.TempPathFactory, logs: Path) -> Iterator[st
     try:
         yield found
     finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        head.wait()
+        end(head)
 
 
 def worker_nodes(address: str) -> int:

@@ -1,13 +1,13 @@
 """A worker that runs trial after trial does not grow."""
 
 import gc
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tiny_task import BASE, Recorder, place, trial
 
+from gam_ray.study.usage import resident_bytes
 from gam_ray.training.trial import run_trial
 
 TRIALS, WARM_UP = 50, 15
@@ -16,8 +16,7 @@ MEGABYTE = 2**20
 
 def resident() -> int:
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return resident_bytes()
 
 
 @pytest.fixture
