@@ -16,12 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
-import typer
 import yaml
 from exportable import finished_study, write_images
-from pages import ROOT, Block, blocks
+from pages import ROOT, Block, blocks, of_gam_ray, parse_gam_ray
 from typer.testing import CliRunner
 
 from gam_ray.cli import app
@@ -103,15 +101,15 @@ def test_commands_have_these_options_and_files(block: Block) -> None:
 
 def check(words: list[str]) -> None:
     program = words[0].removeprefix(".venv/bin/")
-    if program == "gam-ray":
-        parse(words[1:])
-    elif program == "python":
+    if given := of_gam_ray(words):
+        parse_gam_ray(given)
+    if program == "python":
         options = [word for word in words if word.startswith("--")]
         assert [option for option in options if option not in options_of(words[1])] == []
     elif program == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert [w for w in words[1:] if not re.search(rf"^{w}:", makefile, re.MULTILINE)] == []
-    elif program not in {"pytest", "pre-commit"}:
+    elif program not in {"gam-ray", "pytest", "pre-commit"}:
         assert program in OTHERS | SHELL, f"is {program} a program that readers have?"
 
 
@@ -123,17 +121,6 @@ def options_of(script: str) -> set[str]:
     beside = [(ROOT / script).with_name(f"{name}.py") for name in imported]
     texts = [text, *(file.read_text(encoding="utf-8") for file in beside if file.exists())]
     return set(re.findall(r'"(--[\w-]+)"', "".join(texts)))
-
-
-def parse(words: list[str]) -> None:
-    """Have the command line read the words, and do nothing."""
-    command = typer.main.get_command(app)
-    context = click.Context(command)
-    if words[0].startswith("-"):
-        command.make_parser(context).parse_args(words)
-        return
-    _, inner, rest = command.resolve_command(context, words)  # type: ignore[attr-defined]
-    inner.make_parser(click.Context(inner)).parse_args(list(rest))
 
 
 @pytest.fixture

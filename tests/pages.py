@@ -5,8 +5,14 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[2]
+import typer
+
+from gam_ray.cli import app
+
+MAIN: Any = typer.main.get_command(app)
+ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"(^|\s)#.*")
@@ -50,6 +56,31 @@ def _commands(line: str) -> list[list[str]]:
         elif not set(word) <= set("<>"):
             found[-1].append(word)
     return [words for words in found if words]
+
+
+def of_gam_ray(words: list[str]) -> list[str]:
+    """What gam-ray is given in a command, by itself or inside a container; empty where it is not.
+
+    An image or a secret may have its name as well: a command of it has to follow, or an option.
+    """
+    for place, word in enumerate(words[:-1]):
+        following = words[place + 1]
+        is_told = following in MAIN.commands or (place == 0 and following.startswith("-"))
+        if word.removeprefix(".venv/bin/") == "gam-ray" and is_told:
+            return words[place + 1 :]
+    return []
+
+
+def parse_gam_ray(words: list[str]) -> None:
+    """Have the command line read what gam-ray is given, and do nothing.
+
+    Raises:
+        click.UsageError: If it would not take that.
+    """
+    if words[0].startswith("-"):
+        MAIN.make_parser(MAIN.context_class(MAIN)).parse_args(list(words))
+    else:
+        MAIN.commands[words[0]].make_context(words[0], words[1:])
 
 
 def blocks(*languages: str) -> list[Block]:
