@@ -1,5 +1,6 @@
 """General activation matching (Huang, Huang and Krähenbühl, ECCV 2018) in plain torch."""
 
+from gam_ray.adaptation.adam import Adam
 from gam_ray.adaptation.batch_norm import (
     SharedBatchNorm,
     adapt_batch_norm,
@@ -37,6 +38,7 @@ from gam_ray.adaptation.taps import TappedNetwork, Taps, choose_layers
 
 __all__ = [
     "ADVERSARIAL_LOSSES",
+    "Adam",
     "ChannelMatching",
     "Discriminators",
     "GANLoss",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, softplus
+
+from gam_ray.adaptation.pieces import piece_size, pieces_of
 
 
 class AdversarialLoss(Protocol):
@@ -106,5 +108,34 @@ def drift(source: Iterable[Tensor], target: Iterable[Tensor], *, reduction: str)
         reduction: ``sum`` of squared differences over all parameters, the ‖θs − θt‖² of Eq. 3;
             or ``mean``: the sum over tensors of each one's mean, as the authors' digits code.
     """
-    squares = [(t - s).square() for s, t in zip(source, target, strict=True)]
-    return torch.stack([x.sum() if reduction == "sum" else x.mean() for x in squares]).sum()
+    sources, targets = zip(*zip(source, target, strict=True), strict=True)
+    distance: Tensor = _SquaredDistance.apply(reduction == "mean", sources, *targets)
+    return distance
+
+
+class _SquaredDistance(torch.autograd.Function):
+    """`drift`, with operations on lists: a GPU needs a few kernels however many tensors there are.
+
+    ∂/∂t = 2 (t − s), divided by how many numbers the tensor has where means are summed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, is_mean: Any, source: tuple[Tensor, ...], *target: Tensor) -> Tensor:
+        differences = torch._foreach_sub(target, source)  # noqa: SLF001 - so torch names lists
+        ctx.is_mean = is_mean
+        ctx.save_for_backward(*differences)
+        parts = [pieces_of(each, piece_size(differences)) for each in differences]
+        norms = torch._foreach_norm([part for each in parts for part in each])  # noqa: SLF001
+        if is_mean:
+            roots = [each.numel() ** 0.5 for each in differences]
+            spread = [root for root, own in zip(roots, parts, strict=True) for _ in own]
+            norms = torch._foreach_div(norms, spread)  # noqa: SLF001
+        return torch.stack(norms).square().sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        differences, gradient = list(ctx.saved_tensors), gradients[0]
+        if not ctx.is_mean:
+            return None, None, *torch._foreach_mul(differences, 2 * gradient)  # noqa: SLF001
+        each = [2 * (gradient / difference.numel()) for difference in differences]
+        return None, None, *(d * share for d, share in zip(differences, each, strict=True))

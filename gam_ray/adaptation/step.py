@@ -7,7 +7,8 @@ step together, each against the other as it was before the step, as in that code
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.nn.utils import get_total_norm
 from gam_ray.adaptation.collectives import sum_over_workers, world_size
 from gam_ray.adaptation.discriminators import Discriminators
 from gam_ray.adaptation.objectives import ADVERSARIAL_LOSSES, drift
+from gam_ray.adaptation.pieces import pieces
 from gam_ray.adaptation.taps import TappedNetwork
 
 # A discriminator's loss below this is as good as none; it keeps ratios finite.
@@ -62,6 +64,8 @@ class GeneralMatching:
         adversary: A key of `ADVERSARIAL_LOSSES`: ``gan``, ``inverted`` or ``lsgan``.
         drift_weight: Weight of the drift; 1 is Eq. 3, 0 leaves it out.
         drift_reduction: ``sum`` (Eq. 3) or ``mean``; see `objectives.drift`.
+        precision: Of the networks' passes, forward and back. In ``bfloat16``, by torch's autocast,
+            parameters, losses and both optimizers stay in float32.
     """
 
     def __init__(
@@ -72,8 +76,11 @@ class GeneralMatching:
         adversary: str,
         drift_weight: float,
         drift_reduction: str = "sum",
+        precision: torch.dtype = torch.float32,
     ) -> None:
         self._players = players
+        self._device = next(players.target.parameters()).device
+        self._precision = precision
         self._weights = dict(weights)
         self._drift_weight = drift_weight
         self._drift_reduction = drift_reduction
@@ -83,6 +90,7 @@ class GeneralMatching:
         # Without drift, parameters behind the last chosen layer get no gradient.
         self._target = _data_parallel(tapped, find_unused_parameters=drift_weight == 0)
         self._discriminators = _data_parallel(players.discriminators, find_unused_parameters=False)
+        self._side = _side_stream(self._device)
 
     def step(
         self, source: Tensor | Mapping[str, Tensor], target_images: Tensor
@@ -104,45 +112,74 @@ class GeneralMatching:
         players = self._players
         if isinstance(source, Tensor):
             source = self.source_activations(source)
-        target = self._target(target_images)
-        discriminator_losses, health = self._judge(source, target)
-        target_loss, adversarial = self._target_loss(target)
-        players.target_optimizer.zero_grad(set_to_none=True)
-        players.discriminator_optimizer.zero_grad(set_to_none=True)
-        judging_loss = self._weighted(discriminator_losses)
-        torch.autograd.backward([judging_loss, target_loss])
-        norms = self._gradient_norms()
+        with self._in_precision():
+            target = self._target(target_images)
+        # Neither half needs anything of the other's.
+        with self._beside():
+            judged = self._train_discriminators(source, target)
+        adapted = self._train_target(target)
+        self._meet()
         players.discriminator_optimizer.step()
         players.target_optimizer.step()
-        seen = {**health, **adversarial, **norms}
-        return {name: value.detach() for name, value in seen.items()}
+        return {name: value.detach() for name, value in {**judged, **adapted}.items()}
 
     @torch.no_grad()
     def source_activations(self, images: Tensor) -> dict[str, Tensor]:
         """Chosen layer name → activation of the source network on images [N, C, H, W]."""
-        activations: dict[str, Tensor] = self._source(images)
+        with self._in_precision():
+            activations: dict[str, Tensor] = self._source(images)
         return activations
+
+    def _in_precision(self) -> torch.autocast:
+        return torch.autocast(
+            self._device.type, self._precision, enabled=self._precision != torch.float32
+        )
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """On a GPU, work on a stream of its own, from where the current one is."""
+        if self._side is None:
+            yield
+            return
+        self._side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._side):
+            yield
+
+    def _meet(self) -> None:
+        """Go on when what was done `_beside` is done as well."""
+        if self._side is not None:
+            torch.cuda.current_stream(self._device).wait_stream(self._side)
+
+    def _train_discriminators(
+        self, source: Mapping[str, Tensor], target: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Their gradients; what was seen."""
+        players = self._players
+        losses, health = self._judge(source, target)
+        players.discriminator_optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self._weighted(losses))
+        return {**health, **_gradient_norms(dict(players.discriminators.by_layer.items()))}
+
+    def _train_target(self, target: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Its gradients; what was seen."""
+        players = self._players
+        loss, health = self._target_loss(target)
+        players.target_optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        return {**health, **_gradient_norms({"target": players.target})}
 
     def _weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([self._weights[name] * loss for name, loss in losses.items()]).sum()
-
-    def _gradient_norms(self) -> dict[str, Tensor]:
-        """Length of each player's gradient over all its parameters."""
-        modules = {"target": self._players.target, **self._players.discriminators.by_layer}
-        return {
-            f"gradient_norm/{name}": get_total_norm(
-                [p.grad for p in module.parameters() if p.grad is not None]
-            )
-            for name, module in modules.items()
-        }
 
     def _judge(
         self, source: Mapping[str, Tensor], target: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         both = {name: torch.cat([source[name], target[name].detach()]) for name in target}
         losses, health = {}, {}
-        for name, logits in self._discriminators(both).items():
-            on_source, on_target = logits.chunk(2)
+        with self._in_precision():
+            judged = self._discriminators(both)
+        for name, logits in judged.items():
+            on_source, on_target = _widened(logits).chunk(2)
             losses[name] = self._loss.discriminator(on_source, on_target)
             health[f"loss/discriminator/{name}"] = losses[name]
             for side, right in (
@@ -156,8 +193,9 @@ class GeneralMatching:
         players = self._players
         # Detached parameters: the target's loss must leave no gradient on its judges.
         judges = {name: value.detach() for name, value in players.discriminators.named_parameters()}
-        logits = functional_call(players.discriminators, judges, (target,))
-        losses = {name: self._loss.target(value) for name, value in logits.items()}
+        with self._in_precision():
+            logits = functional_call(players.discriminators, judges, (target,))
+        losses = {name: self._loss.target(_widened(value)) for name, value in logits.items()}
         total = self._weighted(losses)
         distance = drift(
             players.source.parameters(),
@@ -174,38 +212,42 @@ class HealthMeter:
     """Means of scalars over steps and workers, without a host synchronisation a step."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._names: tuple[str, ...] = ()
+        self._sums: Tensor | None = None
         self._steps = 0
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Count in one step's scalars; the same names at every step."""
-        for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if self._steps else value
+        newest = torch.stack(list(values.values()))
+        self._names = tuple(values)
+        self._sums = newest if self._sums is None else self._sums + newest
         self._steps += 1
 
     def means(self) -> dict[str, float]:
         """The means since the last `take`, over all workers."""
-        if not self._steps:
+        if self._sums is None:
             return {}
-        totals = torch.stack([value.double() for value in self._sums.values()])
-        means = sum_over_workers(totals) / (world_size() * self._steps)
-        return dict(zip(self._sums, means.tolist(), strict=True))
+        means = sum_over_workers(self._sums.double()) / (world_size() * self._steps)
+        return dict(zip(self._names, means.tolist(), strict=True))
 
     def take(self) -> dict[str, float]:
         """`means`, after which the meter starts anew."""
         means = self.means()
-        self._sums, self._steps = {}, 0
+        self._sums, self._steps = None, 0
         return means
 
     def state(self) -> dict[str, Any]:
         """Sums over all workers since the last `take`; all workers call it together."""
-        sums = {name: sum_over_workers(value.clone()) for name, value in self._sums.items()}
-        return {"steps": self._steps, "sums": sums}
+        sums = [] if self._sums is None else sum_over_workers(self._sums).unbind()
+        named = {name: value.clone() for name, value in zip(self._names, sums, strict=False)}
+        return {"steps": self._steps, "sums": named}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave, with any number of workers."""
         self._steps = state["steps"]
-        self._sums = {name: value / world_size() for name, value in state["sums"].items()}
+        sums = state["sums"]
+        self._names = tuple(sums)
+        self._sums = torch.stack(list(sums.values())) / world_size() if sums else None
 
 
 def loss_ratios(means: Mapping[str, float]) -> dict[str, float]:
@@ -223,6 +265,27 @@ def loss_ratios(means: Mapping[str, float]) -> dict[str, float]:
         / max(means[f"{prefix}{layer}"], SMALLEST_LOSS)
         for layer in layers
     }
+
+
+def _widened(logits: Tensor) -> Tensor:
+    """At least float32: losses are means of differences."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _gradient_norms(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """``gradient_norm/NAME`` of each: the length of its gradient over all parameters."""
+    found = {}
+    for name, module in modules.items():
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        found[f"gradient_norm/{name}"] = get_total_norm(pieces(gradients))
+    return found
+
+
+def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """A stream beside the current one; None on CPUs, and with workers, whose sums are in turn."""
+    if device.type != "cuda" or world_size() > 1:
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _data_parallel(module: nn.Module, *, find_unused_parameters: bool) -> nn.Module:

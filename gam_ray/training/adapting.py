@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gam_ray.adaptation import (
     ADVERSARIAL_LOSSES,
+    Adam,
     Discriminators,
     GeneralMatching,
     HealthMeter,
@@ -34,8 +35,15 @@ from gam_ray.selection.evidence import Predictions
 from gam_ray.selection.oracle import OracleReading, read_oracle
 from gam_ray.selection.scores import all_scores
 from gam_ray.training.augmentation import Augmentation
+from gam_ray.training.captured import CapturedSteps, Inputs
 from gam_ray.training.checkpoints import save_checkpoint, save_next
-from gam_ray.training.data import IndexStream, TaskData, load_target_labels, to_float
+from gam_ray.training.data import (
+    IndexStream,
+    TaskData,
+    load_target_labels,
+    resident,
+    to_float,
+)
 from gam_ray.training.evaluation import (
     float_batches,
     gather_evidence,
@@ -43,6 +51,7 @@ from gam_ray.training.evaluation import (
     quality,
     source_iou,
 )
+from gam_ray.training.precision import PRECISIONS, in_precision
 from gam_ray.training.pretraining import PROGRESS_EVERY
 from gam_ray.training.reports import DivergedError, Report, Reporter, TrialPausedError
 from gam_ray.training.source_activations import pays, source_activations
@@ -209,9 +218,11 @@ class GeneralRun:
             adversary=adaptation.adversary,
             drift_weight=adaptation.drift,
             drift_reduction=adaptation.drift_reduction,
+            precision=PRECISIONS[config.precision],
         )
         self._source = _SourceSide(run)
         self._target = _Stream(config, "target", data.target_train.images, run.place.device)
+        self._steps = CapturedSteps(self._step, run.place.device)
 
     def train(self, saved: dict[str, Any] | None) -> tuple[int, bool]:
         """Go on to the last step; (steps done, whether the reporter says to go on).
@@ -229,10 +240,7 @@ class GeneralRun:
             return first, False
         self._start(first)
         for step in range(first + 1, config.steps + 1):
-            seen = self._matching.step(
-                self._source.activations(step - 1), self._target.batch(step - 1)
-            )
-            health.add(seen)
+            health.add(self._steps(self._source.inputs(step - 1), self._target.inputs(step - 1)))
             if step % PROGRESS_EVERY == 0:
                 _check_finite(health.means(), step)
                 self._run.progress("adapting", step, config.steps)
@@ -248,6 +256,9 @@ class GeneralRun:
             if not goes_on:
                 return step, False
         return max(first, config.steps), True
+
+    def _step(self, source: Inputs, target: Inputs) -> dict[str, Tensor]:
+        return self._matching.step(self._source.activations(*source), self._target.images(*target))
 
     def _start(self, step: int) -> None:
         """Modes and noise of the steps after `step`, the same for a trial that is resumed there."""
@@ -301,20 +312,28 @@ class _Stream:
     def __init__(
         self, config: TrialConfig, side: str, images: Tensor, device: torch.device
     ) -> None:
-        self._images = images
         self._device = device
         seed = derive_seed(config.seed, "batches", side)
         self._order = IndexStream(len(images), config.batch_size, seed)
         self._augmentation = Augmentation(config.augmentation, seed)
+        is_augmented = config.augmentation != AugmentationConfig()
+        self._resident = None if is_augmented else resident(images, device)
+        self._images = images
 
-    def indices(self, step: int) -> Tensor:
-        """Which images step 0, 1, … takes, [n]."""
-        return shard(self._order.batch(step))
+    def inputs(self, step: int) -> Inputs:
+        """What step 0, 1, … takes: indices [n], and uint8 images unless the device has them."""
+        indices = shard(self._order.batch(step))
+        if self._resident is not None:
+            return (indices,)
+        images = self._augmentation.images(self._images[indices], step=step)
+        return indices, images if self._device.type == "cpu" else images.pin_memory()
 
-    def batch(self, step: int) -> Tensor:
-        """Float images [n, C, H, W] of a step."""
-        images = self._images[self.indices(step)]
-        return to_float(self._augmentation.images(images, step=step), self._device)
+    def images(self, indices: Tensor, images: Tensor | None = None) -> Tensor:
+        """Float images [n, C, H, W] of what `inputs` gave, once it is on the device."""
+        if images is None:
+            assert self._resident is not None
+            images = self._resident[indices]
+        return to_float(images, self._device)
 
 
 class _SourceSide:
@@ -326,25 +345,32 @@ class _SourceSide:
     def __init__(self, run: Run) -> None:
         config, images = run.config, run.data.source_train.images
         names = config.adaptation.layers
-        self._device = run.place.device
-        self._stream = _Stream(config, "source", images, self._device)
+        self._stream = _Stream(config, "source", images, run.place.device)
         self._kept: dict[str, Tensor] = {}
-        if config.augmentation == AugmentationConfig() and pays(
-            config.steps, config.batch_size, len(images)
-        ):
-            activations = source_activations(run.source_file, self._device)
-            self._kept = activations.keep(run.source, names, images, self._device)
+        if self._may_be_kept(config, len(images)):
+            activations = source_activations(run.source_file, run.place.device)
+            self._kept = activations.keep(run.source, names, images, run.place.device)
         others = tuple(name for name in names if name not in self._kept)
         layers = choose_layers(run.source.layers, others)
         self._others = TappedNetwork(run.source, layers) if others else None
+        self._in_precision = partial(in_precision, config, run.place.device)
+
+    @staticmethod
+    def _may_be_kept(config: TrialConfig, images: int) -> bool:
+        is_same = config.augmentation == AugmentationConfig() and config.precision == "float32"
+        return is_same and pays(config.steps, config.batch_size, images)
+
+    def inputs(self, step: int) -> Inputs:
+        """What step 0, 1, … takes."""
+        return self._stream.inputs(step)
 
     @torch.no_grad()
-    def activations(self, step: int) -> dict[str, Tensor]:
-        """Layer name → activation of step 0, 1, …."""
-        indices = self._stream.indices(step).to(self._device)
+    def activations(self, indices: Tensor, images: Tensor | None = None) -> dict[str, Tensor]:
+        """Layer name → activation for what `inputs` gave, once it is on the device."""
         found = {name: rows[indices] for name, rows in self._kept.items()}
         if self._others is not None:
-            found |= self._others(self._stream.batch(step))
+            with self._in_precision():
+                found |= self._others(self._stream.images(indices, images))
         return found
 
 
@@ -361,14 +387,9 @@ def _players(run: Run) -> Players:
         source_layers=source_layers,
         target_layers=choose_layers(run.target.layers, names),
         discriminators=discriminators,
-        target_optimizer=torch.optim.Adam(
-            run.target.parameters(), lr=config.optimizer.target_lr, betas=betas, fused=True
-        ),
-        discriminator_optimizer=torch.optim.Adam(
-            discriminators.parameters(),
-            lr=config.optimizer.discriminator_lr,
-            betas=betas,
-            fused=True,
+        target_optimizer=Adam(run.target.parameters(), lr=config.optimizer.target_lr, betas=betas),
+        discriminator_optimizer=Adam(
+            discriminators.parameters(), lr=config.optimizer.discriminator_lr, betas=betas
         ),
     )
 

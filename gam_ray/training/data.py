@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from gam_ray.config import TaskConfig, derive_seed
 from gam_ray.domains import (
@@ -128,6 +130,30 @@ def to_float(images: Tensor, device: torch.device | None = None) -> Tensor:
     """
     on_device = images.to(device)
     return on_device.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+# Of a GPU's free memory, what one set of images may take to lie there whole.
+RESIDENT_SHARE = 0.25
+# Set of images → where it lies on which device. A set that nobody has any more is forgotten.
+_residents: MutableMapping[Tensor, dict[torch.device, Tensor]] = WeakTensorKeyDictionary()
+
+
+def resident(images: Tensor, device: torch.device) -> Tensor | None:
+    """All images on a GPU, once for all trials of this process; None on a CPU or if they are many.
+
+    Args:
+        images: uint8 [N, C, H, W] on the CPU, which nobody changes.
+        device: Where they are wanted.
+    """
+    if device.type != "cuda":
+        return None
+    found = _residents.setdefault(images, {})
+    if device not in found:
+        free, _ = torch.cuda.mem_get_info(device)
+        if images.nbytes > RESIDENT_SHARE * free:
+            return None
+        found[device] = images.to(device)
+    return found[device]
 
 
 class IndexStream:

@@ -45,6 +45,7 @@ from gam_ray.training.data import TaskData, load_task
 from gam_ray.training.evaluation import float_batches
 from gam_ray.training.exhibits import leave_exhibits
 from gam_ray.training.fine_tuning import few_labelled, fine_tune
+from gam_ray.training.precision import tensor_cores
 from gam_ray.training.pretraining import SourceCache
 from gam_ray.training.reports import Reporter
 from gam_ray.training.student import consensus_labels, train_student
@@ -98,6 +99,13 @@ def run_trial(
         DivergedError: If a loss or a parameter is no longer finite.
         TrialPausedError: If the reporter says to pause; run again, it goes on from there.
     """
+    with tensor_cores():
+        return _run_trial(config, place, reporter, oracle_at_reports=oracle_at_reports)
+
+
+def _run_trial(
+    config: TrialConfig, place: Place, reporter: Reporter, *, oracle_at_reports: bool
+) -> TrialOutcome:
     check_trial(config, world_size())
     data = load_task(config.task, place.data_root)
     if config.adaptation.kind == "general":

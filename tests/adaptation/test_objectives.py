@@ -73,11 +73,25 @@ def test_extreme_logits_give_finite_losses_and_gradients() -> None:
 def test_drift_is_the_squared_distance_over_all_parameters() -> None:
     source = [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]
     target = [torch.tensor([2.0, 0.0]), torch.tensor([[6.0]])]
-    assert float(drift(source, target, reduction="sum")) == 1 + 4 + 9
-    assert float(drift(source, target, reduction="mean")) == (1 + 4) / 2 + 9
+    assert float(drift(source, target, reduction="sum")) == pytest.approx(1 + 4 + 9)
+    assert float(drift(source, target, reduction="mean")) == pytest.approx((1 + 4) / 2 + 9)
     assert float(drift(source, source, reduction="sum")) == 0
     with pytest.raises(ValueError, match="shorter"):
         drift(source, target[:1], reduction="sum")
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_gradient_of_drift_is_what_autograd_finds(reduction: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, 4), (5,), ())
+    source = [torch.randn(shape, generator=generator) for shape in shapes]
+    target = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
+    by_hand = [(t - s).square() for s, t in zip(source, target, strict=True)]
+    summed = torch.stack([x.sum() if reduction == "sum" else x.mean() for x in by_hand]).sum()
+    expected = torch.autograd.grad(0.3 * summed, target)
+    found = torch.autograd.grad(0.3 * drift(source, target, reduction=reduction), target)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_vectors_get_the_authors_discriminator() -> None:

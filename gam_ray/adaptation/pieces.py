@@ -1,0 +1,55 @@
+"""Flat pieces of tensors, for operations that a GPU does on whole lists of them.
+
+torch's operations on lists give every 65,536 numbers one block of threads. LeNet's parameters make
+seven of these, on a card that runs hundreds at a time: cut up, they take less than half of the
+time. What is done element by element stays the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Numbers in a piece, at least. One launch takes a few dozen pieces, so that smaller ones cost more.
+PIECE = 8192
+# Above so many pieces larger ones are cut; from torch's own size on there is nothing to cut.
+MOST_PIECES = 256
+TORCH_BLOCK = 65536
+
+
+def pieces(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Views that together are the tensors; the tensors themselves on a CPU or if they are large.
+
+    Args:
+        tensors: On one device, each dense in memory in whatever order of its dimensions.
+    """
+    size = piece_size(tensors)
+    return [part for tensor in tensors for part in pieces_of(tensor, size)]
+
+
+def pieces_of(tensor: Tensor, size: int | None) -> tuple[Tensor, ...]:
+    """One tensor in flat pieces of `size` numbers, or whole if that is None."""
+    return (tensor,) if size is None else torch.split(flat(tensor), size)
+
+
+def piece_size(tensors: Sequence[Tensor]) -> int | None:
+    """Numbers in each piece of these tensors, or None if they are better left whole."""
+    if not tensors or not tensors[0].is_cuda:
+        return None
+    total = sum(tensor.numel() for tensor in tensors)
+    wanted = -(-total // MOST_PIECES)
+    size = max(PIECE, -(-wanted // PIECE) * PIECE)
+    return size if size < TORCH_BLOCK else None
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """A dense tensor's numbers as they lie in memory, [n]; a view."""
+    return tensor.detach().as_strided((tensor.numel(),), (1,))
+
+
+def lie_alike(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors of one shape have their numbers in the same order in memory."""
+    strides = zip(first.stride(), second.stride(), first.shape, strict=True)
+    return all(one == other or size == 1 for one, other, size in strides)
