@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import PIPE
@@ -46,10 +46,13 @@ from gam_ray.adaptation import (
     choose_layers,
 )
 from gam_ray.config import TrialConfig
+from gam_ray.config.trial import FORMS
 from gam_ray.domains import LabelledDomain, LabelledImages, Split, register_domain
 from gam_ray.networks import build_network
 from gam_ray.training import captured
 from gam_ray.training.captured import CapturedSteps
+from gam_ray.training.data import to_float
+from gam_ray.training.precision import compile_layers, with_compiled_layers
 from gam_ray.training.reports import Report, Verdict
 from gam_ray.training.trial import Place, run_trial
 
@@ -59,8 +62,9 @@ WEIGHT, RATE, BETAS = 0.1, 2e-4, (0.5, 0.999)
 DIGITS = Case("lenet", 10, (1, 28, 28), ("fc3", "fc4"), 128, 1)
 STREETS = Case("erfnet", 19, (3, 512, 1024), ("layer4", "layer8", "layer12", "layer17"), 8, 1)
 PACKED = (1, 2, 4, 8, 16)
-PACKED_S = 4.0
+PACKED_S = 3.0
 ROUNDS = 5
+ENDLESS = 10**9
 
 
 class Noise(LabelledDomain):
@@ -104,18 +108,23 @@ class Clock:
         return (self.times[last] - self.times[first]) / (last - first) * STEPS
 
 
-def digits() -> dict[str, float]:
+def digits() -> dict[str, dict[str, float]]:
+    """Form of the objective → way → seconds of 10,000 steps."""
+    return {form: digits_in(adaptation) for form, adaptation in FORMS.items()}
+
+
+def digits_in(adaptation: Mapping[str, Any]) -> dict[str, float]:
     """Way → seconds of 10,000 steps."""
     config = TrialConfig.from_mapping(
         {
             "task": {"source": "noise-source", "target": "noise-target"},
             "pretraining": {"steps": 50},
-            "adaptation": {"layers": list(DIGITS.layers)},
+            "adaptation": {"layers": list(DIGITS.layers), **adaptation},
             "steps": STEPS,
             "report_every": STEPS,
         }
     )
-    short = config.model_copy(update={"steps": 2_000})
+    short = config.model_copy(update={"steps": 500})
     found = {}
     with tempfile.TemporaryDirectory() as folder:
 
@@ -127,18 +136,21 @@ def digits() -> dict[str, float]:
         with mock.patch.object(captured, "WARM_UP", STEPS):
             found["launched one by one"] = timed(short, "launched")
         found["captured"] = timed(config, "captured")
+        found["captured and compiled"] = timed(config.model_copy(update={"compiled": True}), "made")
         began = time.perf_counter()
         timed(config.model_copy(update={"seed": 1}), "whole")
         found["captured: the whole trial, second of its process"] = time.perf_counter() - began
     return found
 
 
-def matching(
-    case: Case, precision: torch.dtype, layout: torch.memory_format = torch.channels_last
-) -> tuple[GeneralMatching, Callable[[int], tuple[Tensor, Tensor]]]:
-    """gam_ray's step on the GPU, and its images."""
+def matching(case: Case, precision: torch.dtype, *, is_compiled: bool = False) -> GeneralMatching:
+    """gam_ray's step on the GPU."""
+    layout = torch.channels_last
     source, target, judges = networks(case, layout)
     source, target = source.to(GPU), target.to(GPU)
+    if is_compiled:
+        compile_layers(source)
+        compile_layers(target)
     discriminators = Discriminators(judges).to(GPU)
     players = Players(
         source=source,
@@ -149,15 +161,13 @@ def matching(
         target_optimizer=Adam(target.parameters(), lr=RATE, betas=BETAS),
         discriminator_optimizer=Adam(discriminators.parameters(), lr=RATE, betas=BETAS),
     )
-    step = GeneralMatching(
+    return GeneralMatching(
         players,
         weights=dict.fromkeys(case.layers, WEIGHT),
         adversary="gan",
         drift_weight=1.0,
         precision=precision,
     )
-    sides = [[each.to(GPU) for each in draw(case, seed, layout)] for seed in (1, 2)]
-    return step, lambda n: (sides[0][n % len(sides[0])], sides[1][n % len(sides[1])])
 
 
 def by_hand(case: Case) -> Callable[[int], Any]:
@@ -208,10 +218,13 @@ def streets() -> dict[str, Any]:
     """Way → milliseconds a step, images a second of both domains; the card's ceiling."""
     found: dict[str, Any] = {}
     ways: dict[str, Callable[[int], Any]] = {"by hand, float32": by_hand(STREETS)}
-    for name, precision in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        step, images = matching(STREETS, precision)
-        steps = CapturedSteps(lambda one, two, step=step: step.step(*one, *two), GPU)
-        ways[f"gam_ray, {name}"] = lambda n, s=steps, i=images: s(*((each,) for each in i(n)))
+    for name, precision, is_compiled in (
+        ("float32", torch.float32, False),
+        ("bfloat16", torch.bfloat16, False),
+        ("bfloat16, compiled", torch.bfloat16, True),
+    ):
+        step = matching(STREETS, precision, is_compiled=is_compiled)
+        ways[f"gam_ray, {name}"] = captured_steps(STREETS, step)
     for way, step in ways.items():
         ms = median_ms(step, 10)
         found[way] = {"ms": ms, "images_a_second": 2000 * STREETS.batch / ms}
@@ -222,6 +235,25 @@ def streets() -> dict[str, Any]:
     found["tflops_of_a_step"] = counter.get_total_flops() / 1e12
     found["tflops_a_second_of_the_card_in_bfloat16"] = 2 * 8192**3 / ms / 1e9
     return found
+
+
+def captured_steps(case: Case, step: GeneralMatching) -> Callable[[int], Any]:
+    """Steps as a trial takes them, from images that lie on the card."""
+    count = 4 * case.batch
+    generator = torch.Generator().manual_seed(1)
+    images = [
+        torch.randint(0, 256, (count, *case.shape), generator=generator, dtype=torch.uint8).to(GPU)
+        for _ in range(2)
+    ]
+
+    def function(indices: Tensor) -> None:
+        with with_compiled_layers():
+            step.step(*(to_float(each[indices]) for each in images))
+
+    def inputs(number: int) -> tuple[Tensor]:
+        return (torch.arange(case.batch) + number % 4 * case.batch,)
+
+    return CapturedSteps(function, inputs, steps=ENDLESS, device=GPU)
 
 
 def median_ms(step: Callable[[int], Any], steps: int) -> float:
@@ -242,23 +274,24 @@ def median_ms(step: Callable[[int], Any], steps: int) -> float:
 def worker() -> None:
     """One of K trials: says that it is ready, waits for a line, says its steps a second."""
     torch.set_float32_matmul_precision("high")
-    step, images = matching(DIGITS, torch.float32)
-    rows = step.source_activations(images(0)[0])
+    step = matching(DIGITS, torch.float32)
+    source, target = (draw(DIGITS, seed, torch.channels_last)[0].to(GPU) for seed in (1, 2))
+    rows = step.source_activations(source)
     order = torch.arange(DIGITS.batch)
 
-    def function(taken: tuple[Tensor], target: tuple[Tensor]) -> dict[str, Tensor]:
-        return step.step({name: value[taken[0]] for name, value in rows.items()}, *target)
+    def function(taken: Tensor) -> None:
+        step.step({name: value[taken] for name, value in rows.items()}, target[taken])
 
-    steps = CapturedSteps(function, GPU)
+    steps = CapturedSteps(function, lambda _: (order,), steps=ENDLESS, device=GPU)
     for number in range(50):
-        steps((order,), (images(number)[1],))
+        steps(number)
     torch.cuda.synchronize()
     say("ready")
     sys.stdin.readline()
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < PACKED_S:
         for number in range(100):
-            steps((order,), (images(number)[1],))
+            steps(count + number)
         torch.cuda.synchronize()
         count += 100
     say(count / (time.perf_counter() - began))
@@ -369,18 +402,18 @@ def batched(count: int) -> float:
     parameters = [nn.Parameter(each.detach()) for part in learned for each in part.values()]
     adam = Adam(parameters, lr=RATE, betas=BETAS)
 
-    def function(images: tuple[Tensor]) -> dict[str, Tensor]:
+    def function(_: Tensor) -> None:
         values = iter([each.detach() for each in parameters])
         states = [{name: next(values) for name in part} for part in learned]
-        found = gradients(*states, images[0], rows, weight)
+        found = gradients(*states, target, rows, weight)
         every = [each for part in found for each in part.values()]
         for parameter, gradient in zip(parameters, every, strict=True):
             parameter.grad = gradient.contiguous()
         adam.step()
-        return {}
 
-    steps = CapturedSteps(function, GPU)
-    return 1000 * count / median_ms(lambda _: steps((target,)), 200)
+    nothing = torch.zeros(1)
+    steps = CapturedSteps(function, lambda _: (nothing,), steps=ENDLESS, device=GPU)
+    return 1000 * count / median_ms(steps, 200)
 
 
 PARTS: dict[str, Callable[[], Any]] = {"digits": digits, "streets": streets, "packing": packing}

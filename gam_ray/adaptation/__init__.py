@@ -34,6 +34,7 @@ from gam_ray.adaptation.objectives import (
     drift,
 )
 from gam_ray.adaptation.step import GeneralMatching, HealthMeter, Players, loss_ratios
+from gam_ray.adaptation.streams import stream
 from gam_ray.adaptation.taps import TappedNetwork, Taps, choose_layers
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "restore_matching",
     "shard",
     "share_batch_norm",
+    "stream",
     "sum_over_workers",
     "train_mode",
     "world_size",

@@ -22,15 +22,38 @@ class Adam(torch.optim.Adam):
         parameters: What it steps, on one device.
         lr: Learning rate.
         betas: Adam's decay of both moments.
+        weight_decay: L2 weight.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float]
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
     ) -> None:
         given = list(parameters)
         self._is_on_gpu = bool(given) and given[0].is_cuda
         self._counters: dict[nn.Parameter, Sequence[Tensor]] = {}
-        super().__init__(given, lr=lr, betas=betas, fused=True, capturable=self._is_on_gpu)
+        super().__init__(
+            given,
+            lr=lr,
+            betas=betas,
+            weight_decay=weight_decay,
+            fused=True,
+            capturable=self._is_on_gpu,
+        )
+
+    def set_learning_rate(self, rate: float) -> None:
+        """From the next step on, also of one that was captured."""
+        for group in self.param_groups:
+            if not self._is_on_gpu:
+                group["lr"] = rate
+            elif isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:  # a number would be a part of what is captured
+                group["lr"] = torch.tensor(rate, device=group["params"][0].device)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from another's state, which may have been on another kind of device."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ from gam_ray.adaptation.taps import Taps
 # A channel that never varies (a dead ReLU) has σ = 0; this keeps α finite, and such a
 # channel is moved to the source's mean only.
 SMALLEST_STD = 1e-5
+# A channel whose σ is this, with that added, does not vary: roots are not exact.
+STILL_STD = 1.001 * SMALLEST_STD
 # What one layer gives out over all batches of a worker is kept for the next layer up to this size:
 # 80,000 digits behind LeNet's second convolution. Larger ones are computed again.
 KEPT_BYTES = 256 * 2**20
@@ -112,18 +115,31 @@ class ChannelMatching(nn.Module):
         """α A + β for an activation [N, K] or [N, K, H, W]."""
         mean, std = self.target_mean, self.target_std
         if self.training and self.momentum > 0:
+            if activation.is_cuda and world_size() == 1:
+                return self._on_gpu(activation)
             mean, variance, _ = batch_moments(activation, self.target_mean)
             std = (variance + SMALLEST_STD**2).sqrt()
-            self.target_mean.lerp_(mean.detach(), self.momentum)
-            self.target_std.lerp_(std.detach(), self.momentum)
+            self._follow(mean.detach(), std.detach())
         scale, shift = self._affine(mean, std)
         shape = (1, -1) + (1,) * (activation.dim() - 2)
         return activation * scale.view(shape) + shift.view(shape)
 
+    def _on_gpu(self, activation: Tensor) -> Tensor:
+        """On the moments of the batch, with the kernels of BatchNorm."""
+        matched: Tensor
+        matched, mean, std = _BatchMatching.apply(activation, self.source_mean, self.source_std)
+        self._follow(mean, std)
+        return matched
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, std: Tensor) -> None:
+        self.target_mean.lerp_(mean, self.momentum)
+        self.target_std.lerp_(std, self.momentum)
+
     def _affine(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         """(α, β) for these target moments; α is never zero, so that it can be undone."""
         scale = self.source_std.clamp(min=SMALLEST_STD) / std.clamp(min=SMALLEST_STD)
-        scale = torch.where(std <= SMALLEST_STD, torch.ones_like(scale), scale)
+        scale = torch.where(std <= STILL_STD, torch.ones_like(scale), scale)
         return scale, self.source_mean - scale * mean
 
     @torch.no_grad()
@@ -136,6 +152,44 @@ class ChannelMatching(nn.Module):
         """`forward` as a forward hook of the layer (a method, so that copies stay apart)."""
         matched: Tensor = self(output)
         return matched
+
+
+class _BatchMatching(torch.autograd.Function):
+    """α A + β with the moments of the batch, and the gradient through them, in a few kernels.
+
+    It is BatchNorm with the source's moments for weight and bias, but for a channel that does not
+    vary, which is moved and not scaled. The moments that come with it have no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, activation: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, ...]:
+        values = activation.to(mean.dtype)
+        own, inverse = torch.batch_norm_stats(values, SMALLEST_STD**2)
+        spread = inverse.reciprocal()
+        weight = torch.where(spread <= STILL_STD, spread, std.clamp(min=SMALLEST_STD))
+        matched = torch.batch_norm_elemt(values, weight, mean, own, inverse, 0.0)
+        ctx.save_for_backward(activation, own, inverse, weight)
+        ctx.mark_non_differentiable(own, spread)
+        return matched, own, spread
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        activation, own, inverse, weight = ctx.saved_tensors
+        values = activation.to(own.dtype)
+        given = gradients[0].contiguous(memory_format=_layout(values))
+        summed, products, _, _ = torch.batch_norm_backward_reduce(
+            given, values, own, inverse, weight, True, False, False
+        )
+        count = torch.full((1,), values.numel() // len(own), dtype=torch.int32, device=own.device)
+        found = torch.batch_norm_backward_elemt(
+            given, values, own, inverse, weight, summed, products, count
+        )
+        return found.to(activation.dtype), None, None
+
+
+def _layout(values: Tensor) -> torch.memory_format:
+    is_channels_last = values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_channels_last else torch.contiguous_format
 
 
 Batches = Callable[[], Iterable[Tensor]]

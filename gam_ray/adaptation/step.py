@@ -7,8 +7,7 @@ step together, each against the other as it was before the step, as in that code
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from gam_ray.adaptation.collectives import sum_over_workers, world_size
 from gam_ray.adaptation.discriminators import Discriminators
 from gam_ray.adaptation.objectives import ADVERSARIAL_LOSSES, drift
 from gam_ray.adaptation.pieces import pieces
+from gam_ray.adaptation.streams import Streams
 from gam_ray.adaptation.taps import TappedNetwork
 
 # A discriminator's loss below this is as good as none; it keeps ratios finite.
@@ -90,7 +90,11 @@ class GeneralMatching:
         # Without drift, parameters behind the last chosen layer get no gradient.
         self._target = _data_parallel(tapped, find_unused_parameters=drift_weight == 0)
         self._discriminators = _data_parallel(players.discriminators, find_unused_parameters=False)
-        self._side = _side_stream(self._device)
+        names = tuple(players.target_layers)
+        # Workers add up all discriminators' gradients together, and in turn with the target's.
+        alone = world_size() == 1
+        self._groups = tuple((name,) for name in names) if alone else (names,)
+        self._streams = Streams(self._device, 1 + 2 * len(names) if alone else 0)
 
     def step(
         self, source: Tensor | Mapping[str, Tensor], target_images: Tensor
@@ -109,19 +113,30 @@ class GeneralMatching:
             ``gradient_norm/L`` of its discriminator (λ as well), and ``accuracy/source/L`` and
             ``accuracy/target/L``, the shares of activations that it placed right.
         """
-        players = self._players
+        players, streams = self._players, self._streams
         if isinstance(source, Tensor):
             source = self.source_activations(source)
         with self._in_precision():
             target = self._target(target_images)
-        # Neither half needs anything of the other's.
-        with self._beside():
-            judged = self._train_discriminators(source, target)
-        adapted = self._train_target(target)
-        self._meet()
-        players.discriminator_optimizer.step()
+        # Neither player's gradient needs anything of the other's.
+        players.discriminator_optimizer.zero_grad(set_to_none=True)
+        judged = self._judge(source, target)
+        losses = self._fool(target)
+        distance = self._distance()
+        streams.meet()
+        total = self._weighted(losses)
+        if self._drift_weight > 0:
+            total = total + self._drift_weight * distance
+        players.target_optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(total)
+        with streams.beside(0):
+            norms = self._gradient_norms()
+            players.discriminator_optimizer.step()
         players.target_optimizer.step()
-        return {name: value.detach() for name, value in {**judged, **adapted}.items()}
+        streams.meet()
+        adversarial = {f"loss/adversarial/{name}": loss for name, loss in losses.items()}
+        seen = {**judged, **adversarial, "loss/drift": distance, "loss/target": total, **norms}
+        return {name: value.detach() for name, value in seen.items()}
 
     @torch.no_grad()
     def source_activations(self, images: Tensor) -> dict[str, Tensor]:
@@ -135,119 +150,116 @@ class GeneralMatching:
             self._device.type, self._precision, enabled=self._precision != torch.float32
         )
 
-    @contextmanager
-    def _beside(self) -> Iterator[None]:
-        """On a GPU, work on a stream of its own, from where the current one is."""
-        if self._side is None:
-            yield
-            return
-        self._side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._side):
-            yield
-
-    def _meet(self) -> None:
-        """Go on when what was done `_beside` is done as well."""
-        if self._side is not None:
-            torch.cuda.current_stream(self._device).wait_stream(self._side)
-
-    def _train_discriminators(
-        self, source: Mapping[str, Tensor], target: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Their gradients; what was seen."""
+    def _distance(self) -> Tensor:
         players = self._players
-        losses, health = self._judge(source, target)
-        players.discriminator_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self._weighted(losses))
-        return {**health, **_gradient_norms(dict(players.discriminators.by_layer.items()))}
+        source, target = players.source.parameters(), players.target.parameters()
+        return drift(source, target, reduction=self._drift_reduction)
 
-    def _train_target(self, target: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Its gradients; what was seen."""
-        players = self._players
-        loss, health = self._target_loss(target)
-        players.target_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        return {**health, **_gradient_norms({"target": players.target})}
+    def _judge(self, source: Mapping[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Make the discriminators' gradients; what was seen."""
+        health: dict[str, Tensor] = {}
+        for number, group in enumerate(self._groups):
+            with self._streams.beside(1 + number):
+                both = {name: torch.cat([source[name], target[name].detach()]) for name in group}
+                with self._in_precision():
+                    judged = self._discriminators(both)
+                losses = {
+                    name: self._judgement(name, _widened(logits), health)
+                    for name, logits in judged.items()
+                }
+                torch.autograd.backward(self._weighted(losses))
+        return health
+
+    def _judgement(self, name: str, logits: Tensor, health: dict[str, Tensor]) -> Tensor:
+        """A discriminator's loss; what else is seen goes into `health`."""
+        on_source, on_target = logits.chunk(2)
+        loss = self._loss.discriminator(on_source, on_target)
+        health[f"loss/discriminator/{name}"] = loss
+        for side, right in (
+            ("source", self._loss.says_source(on_source)),
+            ("target", ~self._loss.says_source(on_target)),
+        ):
+            health[f"accuracy/{side}/{name}"] = right.float().mean()
+        return loss
+
+    def _fool(self, target: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Layer name → the target network's loss, without λ."""
+        losses = {}
+        for number, group in enumerate(self._groups):
+            with self._streams.beside(1 + len(self._groups) + number):
+                for name in group:
+                    judge = self._players.discriminators.by_layer[name]
+                    # Detached parameters: the target's loss must leave no gradient on its judges.
+                    held = {key: value.detach() for key, value in judge.named_parameters()}
+                    with self._in_precision():
+                        logits = functional_call(judge, held, (target[name],))
+                    losses[name] = self._loss.target(_widened(logits))
+        return losses
 
     def _weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([self._weights[name] * loss for name, loss in losses.items()]).sum()
 
-    def _judge(
-        self, source: Mapping[str, Tensor], target: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        both = {name: torch.cat([source[name], target[name].detach()]) for name in target}
-        losses, health = {}, {}
-        with self._in_precision():
-            judged = self._discriminators(both)
-        for name, logits in judged.items():
-            on_source, on_target = _widened(logits).chunk(2)
-            losses[name] = self._loss.discriminator(on_source, on_target)
-            health[f"loss/discriminator/{name}"] = losses[name]
-            for side, right in (
-                ("source", self._loss.says_source(on_source)),
-                ("target", ~self._loss.says_source(on_target)),
-            ):
-                health[f"accuracy/{side}/{name}"] = right.float().mean()
-        return losses, health
-
-    def _target_loss(self, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        players = self._players
-        # Detached parameters: the target's loss must leave no gradient on its judges.
-        judges = {name: value.detach() for name, value in players.discriminators.named_parameters()}
-        with self._in_precision():
-            logits = functional_call(players.discriminators, judges, (target,))
-        losses = {name: self._loss.target(_widened(value)) for name, value in logits.items()}
-        total = self._weighted(losses)
-        distance = drift(
-            players.source.parameters(),
-            players.target.parameters(),
-            reduction=self._drift_reduction,
-        )
-        if self._drift_weight > 0:
-            total = total + self._drift_weight * distance
-        health = {f"loss/adversarial/{name}": value for name, value in losses.items()}
-        return total, {**health, "loss/drift": distance, "loss/target": total}
+    def _gradient_norms(self) -> dict[str, Tensor]:
+        """Length of each player's gradient over all its parameters."""
+        modules = {"target": self._players.target, **self._players.discriminators.by_layer}
+        return {
+            f"gradient_norm/{name}": get_total_norm(
+                pieces([p.grad for p in module.parameters() if p.grad is not None])
+            )
+            for name, module in modules.items()
+        }
 
 
 class HealthMeter:
-    """Means of scalars over steps and workers, without a host synchronisation a step."""
+    """Means of scalars over steps and workers, without a host synchronisation a step.
+
+    All that it counts is in one tensor, changed in place, so that `add` can be part of a captured
+    step.
+    """
 
     def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
+        # Of each name over the steps, and last the steps themselves.
         self._sums: Tensor | None = None
-        self._steps = 0
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Count in one step's scalars; the same names at every step."""
-        newest = torch.stack(list(values.values()))
-        self._names = tuple(values)
-        self._sums = newest if self._sums is None else self._sums + newest
-        self._steps += 1
+        """Count in one step's scalars; the same names at every step until the next `take`."""
+        scalars = list(values.values())
+        newest = torch.stack([*scalars, torch.ones_like(scalars[0])])
+        if self._sums is None or self._names != tuple(values):
+            self._names, self._sums = tuple(values), torch.zeros_like(newest)
+        self._sums += newest
 
     def means(self) -> dict[str, float]:
         """The means since the last `take`, over all workers."""
         if self._sums is None:
             return {}
-        means = sum_over_workers(self._sums.double()) / (world_size() * self._steps)
-        return dict(zip(self._names, means.tolist(), strict=True))
+        *sums, steps = sum_over_workers(self._sums.double()).tolist()
+        return {name: value / steps for name, value in zip(self._names, sums, strict=True) if steps}
 
     def take(self) -> dict[str, float]:
         """`means`, after which the meter starts anew."""
         means = self.means()
-        self._sums, self._steps = None, 0
+        if self._sums is not None:
+            self._sums.zero_()
         return means
 
     def state(self) -> dict[str, Any]:
         """Sums over all workers since the last `take`; all workers call it together."""
-        sums = [] if self._sums is None else sum_over_workers(self._sums).unbind()
-        named = {name: value.clone() for name, value in zip(self._names, sums, strict=False)}
-        return {"steps": self._steps, "sums": named}
+        if self._sums is None:
+            return {"steps": 0, "sums": {}}
+        *sums, steps = sum_over_workers(self._sums).unbind()
+        named = {name: value.clone() for name, value in zip(self._names, sums, strict=True)}
+        return {"steps": round(float(steps) / world_size()), "sums": named if steps else {}}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave, with any number of workers."""
-        self._steps = state["steps"]
-        sums = state["sums"]
+        if not state["sums"]:
+            return
+        sums, steps = state["sums"], state["steps"]
         self._names = tuple(sums)
-        self._sums = torch.stack(list(sums.values())) / world_size() if sums else None
+        shares = torch.stack(list(sums.values())) / world_size()
+        self._sums = torch.cat([shares, shares.new_tensor([steps])])
 
 
 def loss_ratios(means: Mapping[str, float]) -> dict[str, float]:
@@ -270,22 +282,6 @@ def loss_ratios(means: Mapping[str, float]) -> dict[str, float]:
 def _widened(logits: Tensor) -> Tensor:
     """At least float32: losses are means of differences."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _gradient_norms(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """``gradient_norm/NAME`` of each: the length of its gradient over all parameters."""
-    found = {}
-    for name, module in modules.items():
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        found[f"gradient_norm/{name}"] = get_total_norm(pieces(gradients))
-    return found
-
-
-def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """A stream beside the current one; None on CPUs, and with workers, whose sums are in turn."""
-    if device.type != "cuda" or world_size() > 1:
-        return None
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _data_parallel(module: nn.Module, *, find_unused_parameters: bool) -> nn.Module:

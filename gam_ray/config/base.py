@@ -10,6 +10,11 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 
+def canonical_text(mapping: Mapping[str, Any]) -> str:
+    """The one text of JSON-like data: keys sorted, no spaces."""
+    return json.dumps(mapping, sort_keys=True, separators=(",", ":"))
+
+
 class ConfigModel(BaseModel):
     """A frozen model that refuses unknown keys and silent conversions (``"3"`` is not 3)."""
 
@@ -38,7 +43,7 @@ class ConfigModel(BaseModel):
 
     def canonical(self) -> str:
         """The one text of this configuration: JSON, keys sorted, defaults included."""
-        return json.dumps(self.to_mapping(), sort_keys=True, separators=(",", ":"))
+        return canonical_text(self.to_mapping())
 
     def key(self) -> str:
         """Sixteen hex digits of SHA-256 over `canonical`: equal settings, equal key."""

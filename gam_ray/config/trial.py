@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
-from gam_ray.config.base import ConfigModel
+from gam_ray.config.base import ConfigModel, canonical_text
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -188,6 +188,10 @@ class OptimizerConfig(ConfigModel):
     """Adam's decay of the first moment, for both players."""
 
 
+# Settings of a trial that came later than its keys.
+_NEWER = ("precision", "compiled")
+
+
 class TrialConfig(ConfigModel):
     """Everything that determines the outcome of one trial."""
 
@@ -207,6 +211,10 @@ class TrialConfig(ConfigModel):
     """In which numbers adaptation steps pass through the networks; weights, losses and optimizers
     stay in float32. On a GPU float32 multiplies in TF32, and ``bfloat16`` is worth it for
     segmentation; on CPUs it is slower."""
+    compiled: bool = False
+    """Whether torch.compile makes the networks' kernels for these steps on a GPU: half a minute at
+    the start of a trial, and of segmentation networks' steps more than a third. It needs a C
+    compiler."""
     fine_tuning: FineTuningConfig | None = None
     """A last stage on a few labelled target images; by default there is none."""
     student: StudentConfig | None = None
@@ -215,13 +223,16 @@ class TrialConfig(ConfigModel):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of every generator of the adaptation."""
 
-    @model_serializer(mode="wrap")
-    def _without_new_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Trials of studies from before there was a precision keep their keys.
-        content: dict[str, Any] = handler(self)
-        if content.get("precision") == "float32":
-            del content["precision"]
-        return content
+    def canonical(self) -> str:
+        """As of every model, but without newer settings at their defaults.
+
+        Trials of studies from before these settings keep their keys.
+        """
+        content = self.to_mapping()
+        for name in _NEWER:
+            if content[name] == type(self).model_fields[name].default:
+                del content[name]
+        return canonical_text(content)
 
     @property
     def adaptation_steps(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -51,7 +52,13 @@ from gam_ray.training.evaluation import (
     quality,
     source_iou,
 )
-from gam_ray.training.precision import PRECISIONS, in_precision
+from gam_ray.training.precision import (
+    PRECISIONS,
+    compile_layers,
+    in_precision,
+    with_compiled_layers,
+    without_compiled_layers,
+)
 from gam_ray.training.pretraining import PROGRESS_EVERY
 from gam_ray.training.reports import DivergedError, Report, Reporter, TrialPausedError
 from gam_ray.training.source_activations import pays, source_activations
@@ -220,9 +227,13 @@ class GeneralRun:
             drift_reduction=adaptation.drift_reduction,
             precision=PRECISIONS[config.precision],
         )
+        self._device = run.place.device
+        self._compiles = config.compiled and self._device.type == "cuda"
+        if self._compiles:
+            compile_layers(run.source)
+            compile_layers(run.target)
         self._source = _SourceSide(run)
         self._target = _Stream(config, "target", data.target_train.images, run.place.device)
-        self._steps = CapturedSteps(self._step, run.place.device)
 
     def train(self, saved: dict[str, Any] | None) -> tuple[int, bool]:
         """Go on to the last step; (steps done, whether the reporter says to go on).
@@ -230,6 +241,10 @@ class GeneralRun:
         Raises:
             TrialPausedError: If the reporter says to pause, once the checkpoint is written.
         """
+        with without_compiled_layers() if self._compiles else nullcontext():
+            return self._train(saved)
+
+    def _train(self, saved: dict[str, Any] | None) -> tuple[int, bool]:
         config = self._run.config
         first = self._restore(saved) if saved else 0
         health = HealthMeter()
@@ -239,8 +254,11 @@ class GeneralRun:
         elif saved and not self._report(first, saved["health"]):
             return first, False
         self._start(first)
+        take = CapturedSteps(
+            partial(self._step, health), self._inputs, steps=config.steps, device=self._device
+        )
         for step in range(first + 1, config.steps + 1):
-            health.add(self._steps(self._source.inputs(step - 1), self._target.inputs(step - 1)))
+            take(step - 1)
             if step % PROGRESS_EVERY == 0:
                 _check_finite(health.means(), step)
                 self._run.progress("adapting", step, config.steps)
@@ -257,8 +275,15 @@ class GeneralRun:
                 return step, False
         return max(first, config.steps), True
 
-    def _step(self, source: Inputs, target: Inputs) -> dict[str, Tensor]:
-        return self._matching.step(self._source.activations(*source), self._target.images(*target))
+    def _inputs(self, step: int) -> Inputs:
+        """Of both sides, the source's first."""
+        return *self._source.inputs(step), *self._target.inputs(step)
+
+    def _step(self, health: HealthMeter, *inputs: Tensor) -> None:
+        own = self._source.inputs_a_step
+        with with_compiled_layers() if self._compiles else nullcontext():
+            source = self._source.activations(*inputs[:own])
+            health.add(self._matching.step(source, self._target.images(*inputs[own:])))
 
     def _start(self, step: int) -> None:
         """Modes and noise of the steps after `step`, the same for a trial that is resumed there."""
@@ -319,14 +344,14 @@ class _Stream:
         is_augmented = config.augmentation != AugmentationConfig()
         self._resident = None if is_augmented else resident(images, device)
         self._images = images
+        self.inputs_a_step = 2 if self._resident is None else 1
 
     def inputs(self, step: int) -> Inputs:
         """What step 0, 1, … takes: indices [n], and uint8 images unless the device has them."""
         indices = shard(self._order.batch(step))
         if self._resident is not None:
             return (indices,)
-        images = self._augmentation.images(self._images[indices], step=step)
-        return indices, images if self._device.type == "cpu" else images.pin_memory()
+        return indices, self._augmentation.images(self._images[indices], step=step)
 
     def images(self, indices: Tensor, images: Tensor | None = None) -> Tensor:
         """Float images [n, C, H, W] of what `inputs` gave, once it is on the device."""
@@ -359,6 +384,11 @@ class _SourceSide:
     def _may_be_kept(config: TrialConfig, images: int) -> bool:
         is_same = config.augmentation == AugmentationConfig() and config.precision == "float32"
         return is_same and pays(config.steps, config.batch_size, images)
+
+    @property
+    def inputs_a_step(self) -> int:
+        """How many tensors `inputs` gives."""
+        return self._stream.inputs_a_step
 
     def inputs(self, step: int) -> Inputs:
         """What step 0, 1, … takes."""

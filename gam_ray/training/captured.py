@@ -12,99 +12,139 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gam_ray.adaptation import world_size
+from gam_ray.adaptation import stream, world_size
 
 logger = logging.getLogger(__name__)
 
 # Steps before the capture: libraries choose their kernels, optimizers make their state.
 WARM_UP = 3
+# Steps whose inputs are sent to the GPU together, and the most that these may take there.
+BLOCK_STEPS, BLOCK_BYTES = 64, 16 * 2**20
+# Number of the stream of captures; streams of steps are counted from 0.
+_CAPTURE = -1
 Inputs = tuple[Tensor, ...]
-Function = Callable[..., dict[str, Tensor]]
 
 
 class CapturedSteps:
-    """Calls a function of tensors; on a GPU with one worker, from its fourth call on, as a graph.
+    """Does a function step by step; on a GPU with one worker, from the fourth on, as a graph.
 
-    Every call does the same work on the same tensors as the function itself would, as long as that
-    depends on nothing but its inputs, on what tensors hold that are changed in place, and on
-    torch's generators. What waits for the GPU (``.item()``) cannot be captured: then the function
-    goes on being called, and the log says why.
+    A replay does the same work as the function would, as long as that depends on nothing but its
+    inputs, on what tensors hold that are changed in place, and on torch's generators. What waits
+    for the GPU (``.item()``) cannot be captured: then the function goes on being called, and the
+    log says why.
 
     Args:
-        function: Takes tuples of tensors on the device, returns scalars by name; the shapes are the
-            same at every call.
+        function: Does a step with its inputs, on the device; their shapes are always the same.
+        inputs: Gives those of step 0, 1, …, on the CPU, whenever it is asked.
+        steps: How many steps there are.
         device: Of the work.
     """
 
-    def __init__(self, function: Function, device: torch.device) -> None:
+    def __init__(
+        self,
+        function: Callable[..., None],
+        inputs: Callable[[int], Inputs],
+        *,
+        steps: int,
+        device: torch.device,
+    ) -> None:
         self._function = function
+        self._inputs = inputs
+        self._steps = steps
         self._device = device
-        self._calls = 0
+        self._warm_up = WARM_UP
         self._captures = device.type == "cuda" and world_size() == 1
         self._stream: torch.cuda.Stream | None = None
         if self._captures:
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream = stream(device, _CAPTURE)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._inputs: tuple[Inputs, ...] = ()
-        self._outputs: dict[str, Tensor] = {}
+        self._feed: _Feed | None = None
 
-    def __call__(self, *inputs: Inputs) -> dict[str, Tensor]:
-        """One step.
+    def __call__(self, step: int) -> None:
+        """Do step 0, 1, …; the GPU may do it later."""
+        if self._captures and not self._warm_up and self._graph is None:
+            self._capture(step)
+        if self._graph is not None and self._feed is not None:
+            self._feed.go_to(step)
+            self._graph.replay()
+        elif self._captures:
+            self._warm_up -= 1
+            self._call_aside(step)
+        else:
+            self._call(step)
 
-        Args:
-            inputs: On the device or on the CPU, from where they are copied without waiting.
+    def _call(self, step: int) -> None:
+        self._function(*(each.to(self._device, non_blocking=True) for each in self._inputs(step)))
 
-        Returns:
-            What the function returns; at the next call these tensors may hold what that returns.
-        """
-        if not self._captures:
-            return self._function(*_moved(inputs, self._device))
-        if self._graph is None:
-            if self._calls < WARM_UP:
-                self._calls += 1
-                return self._call_aside(_moved(inputs, self._device))
-            if not self._capture(inputs):
-                return self._function(*_moved(inputs, self._device))
-        assert self._graph is not None
-        for fixed, given in zip(self._inputs, inputs, strict=True):
-            for destination, source in zip(fixed, given, strict=True):
-                destination.copy_(source, non_blocking=True)
-        self._graph.replay()
-        return self._outputs
-
-    def _call_aside(self, inputs: tuple[Inputs, ...]) -> dict[str, Tensor]:
+    def _call_aside(self, step: int) -> None:
         """On the stream of the capture, as CUDA wants it of what is captured later."""
         assert self._stream is not None
         here = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
-            seen = self._function(*inputs)
+            self._call(step)
         here.wait_stream(self._stream)
-        return seen
 
-    def _capture(self, inputs: tuple[Inputs, ...]) -> bool:
-        """Record the work of a call without doing it; whether that could be done."""
-        # Copies, whose place in memory stays: every replay reads there.
-        moved = _moved(inputs, self._device)
-        self._inputs = tuple(tuple(each.clone() for each in part) for part in moved)
+    def _capture(self, step: int) -> None:
+        """Record the work of a step without doing it; if that cannot be, say so once."""
+        feed = _Feed(self._inputs, step, self._steps, self._device)
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._device)
         try:
             # Other threads, such as the one that reads the memory's peak, may use CUDA meanwhile.
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._outputs = self._function(*self._inputs)
+                self._function(*feed.next())
         except RuntimeError as error:
-            self._captures, self._inputs, self._outputs = False, (), {}
+            self._captures = False
             torch.cuda.synchronize(self._device)
             logger.warning(
                 "a step cannot be captured in a CUDA graph, so each is launched anew, which is "
                 "slower: %s",
                 str(error).splitlines()[0],
             )
-            return False
-        self._graph = graph
-        return True
+        else:
+            self._graph, self._feed = graph, feed
 
 
-def _moved(inputs: tuple[Inputs, ...], device: torch.device) -> tuple[Inputs, ...]:
-    return tuple(tuple(each.to(device, non_blocking=True) for each in part) for part in inputs)
+class _Feed:
+    """The inputs of the next steps, sent to the GPU block by block, where a graph takes them.
+
+    Args:
+        inputs: Of a step, on the CPU.
+        step: The first one wanted.
+        steps: How many there are in all.
+        device: Where they are wanted.
+    """
+
+    def __init__(
+        self, inputs: Callable[[int], Inputs], step: int, steps: int, device: torch.device
+    ) -> None:
+        self._inputs = inputs
+        self._steps = steps
+        self._held = range(0)
+        self._expected = 0
+        example = inputs(step)
+        size = max(1, sum(each.nbytes for each in example))
+        self._count = max(1, min(BLOCK_STEPS, BLOCK_BYTES // size))
+        self._blocks = [
+            torch.empty((self._count, *each.shape), dtype=each.dtype, device=device)
+            for each in example
+        ]
+        self._at = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def next(self) -> Inputs:
+        """Those of the step it is at, which it leaves behind; a part of what is captured."""
+        taken = tuple(block.index_select(0, self._at).squeeze(0) for block in self._blocks)
+        self._at += 1
+        return taken
+
+    def go_to(self, step: int) -> None:
+        """Have the inputs of a step, before it is replayed."""
+        if step not in self._held or step != self._expected:
+            self._held = range(step, min(step + self._count, self._steps))
+            columns = zip(*(self._inputs(each) for each in self._held), strict=True)
+            for block, column in zip(self._blocks, columns, strict=True):
+                # From pinned memory the copy waits in the queue of the GPU, and nobody for it.
+                block[: len(column)].copy_(torch.stack(column).pin_memory(), non_blocking=True)
+            self._at.zero_()
+        self._expected = step + 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from gam_ray.adaptation import rank, sum_over_workers, train_mode
+from gam_ray.adaptation import Adam, rank, sum_over_workers, train_mode
 from gam_ray.config import TrialConfig, derive_seed
 from gam_ray.domains import LabelledImages
 from gam_ray.networks import MatchableNetwork
@@ -69,20 +69,21 @@ def fine_tune(
     seed = derive_seed(config.seed, "fine-tuning")
     train_mode(network, statistics=False, dropout=True)
     torch.manual_seed(derive_seed(seed, "noise", rank()))
+    whole = config.augmentation.model_copy(update={"crop": None})
     supervised = Supervised(
         network,
         labelled.images,
         labelled.labels,
+        Adam(network.parameters(), lr=settings.learning_rate),
         batch_size=settings.batch_size,
+        augmentation=Augmentation(whole, seed),
+        steps=settings.steps,
         seed=seed,
         device=device,
     )
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
-    whole = config.augmentation.model_copy(update={"crop": None})
-    augmentation = Augmentation(whole, seed)
     loss = torch.zeros(())
     for step in range(settings.steps):
-        loss = supervised.step(step, optimizer, augmentation)
+        loss = supervised.step(step)
     if not bool(sum_over_workers(loss).isfinite()):
         raise DivergedError(
             f"the loss of fine-tuning is not finite after {settings.steps} steps; lower "

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from gam_ray.adaptation import (
+    Adam,
     broadcast_object,
     rank,
     share_batch_norm,
@@ -203,27 +204,26 @@ def train_source(
     """
     check_augmentation("pretraining.augmentation", config.augmentation, data.image_size)
     network.train()
+    optimizer = Adam(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
     supervised = Supervised(
         network,
         data.source_train.images,
         data.source_train.labels,
+        optimizer,
         batch_size=config.batch_size,
+        augmentation=Augmentation(config.augmentation, config.seed),
+        steps=config.steps,
         seed=config.seed,
         device=device,
-    )
-    augmentation = Augmentation(config.augmentation, config.seed)
-    optimizer = torch.optim.Adam(
-        network.parameters(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=True,
     )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(config.seed, "noise", rank()))
         for step in range(config.steps):
             if config.schedule == "poly":
-                optimizer.param_groups[0]["lr"] = config.learning_rate * poly(step, config.steps)
-            loss = supervised.step(step, optimizer, augmentation)
+                optimizer.set_learning_rate(config.learning_rate * poly(step, config.steps))
+            loss = supervised.step(step)
             if (step + 1) % PROGRESS_EVERY == 0 or step + 1 == config.steps:
                 _check_loss(loss, step + 1)
                 progress("training the source network", step + 1, config.steps)

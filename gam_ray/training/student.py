@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gam_ray.adaptation import gather_rows, rank, sum_over_workers, train_mode
+from gam_ray.adaptation import Adam, gather_rows, rank, sum_over_workers, train_mode
 from gam_ray.config import StudentConfig, derive_seed
 from gam_ray.networks import MatchableNetwork
 from gam_ray.training.augmentation import Augmentation
@@ -87,13 +87,19 @@ def train_student(
     train_mode(student, statistics=False, dropout=True)
     torch.manual_seed(derive_seed(seed, "noise", rank()))
     supervised = Supervised(
-        student, images, labels, batch_size=batch_size, seed=seed, device=device
+        student,
+        images,
+        labels,
+        Adam(student.parameters(), lr=settings.learning_rate),
+        batch_size=batch_size,
+        augmentation=Augmentation(settings.augmentation, seed),
+        steps=settings.steps,
+        seed=seed,
+        device=device,
     )
-    optimizer = torch.optim.Adam(student.parameters(), lr=settings.learning_rate, fused=True)
-    augmentation = Augmentation(settings.augmentation, seed)
     loss = torch.zeros(())
     for step in range(settings.steps):
-        loss = supervised.step(step, optimizer, augmentation)
+        loss = supervised.step(step)
         if (step + 1) % PROGRESS_EVERY == 0:
             progress("student", step + 1, settings.steps)
     if not bool(sum_over_workers(loss).isfinite()):

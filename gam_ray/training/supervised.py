@@ -11,7 +11,8 @@ from gam_ray.adaptation import shard, sum_over_workers, world_size
 from gam_ray.config import derive_seed
 from gam_ray.domains import VOID
 from gam_ray.training.augmentation import Augmentation
-from gam_ray.training.data import IndexStream, to_float
+from gam_ray.training.captured import CapturedSteps, Inputs
+from gam_ray.training.data import IndexStream, resident, to_float
 from gam_ray.training.evaluation import full_size
 
 # A label that no image has: 255 is void in maps, and a class like any other elsewhere.
@@ -22,10 +23,13 @@ class Supervised:
     """Cross-entropy on labelled images, data-parallel; N workers do what one does.
 
     Args:
-        network: Trained in place; its mode is the caller's.
+        network: Trained in place; its mode is the caller's, the same at every step.
         images: uint8 [N, C, H, W].
         labels: Classes [N], label maps [N, H, W], or distributions over classes [N, K], float.
+        optimizer: Of the network's parameters.
         batch_size: Images a step, over all workers.
+        augmentation: Of the images.
+        steps: How many steps there will be.
         seed: Of the batches.
         device: Where the network is.
     """
@@ -35,34 +39,49 @@ class Supervised:
         network: nn.Module,
         images: Tensor,
         labels: Tensor,
+        optimizer: torch.optim.Optimizer,
         *,
         batch_size: int,
+        augmentation: Augmentation,
+        steps: int,
         seed: int,
         device: torch.device,
     ) -> None:
-        self._images = images
-        self._labels = labels
+        self._images, self._labels = images, labels
+        self._optimizer = optimizer
+        self._augmentation = augmentation
         self._device = device
         self._stream = IndexStream(len(images), batch_size, derive_seed(seed, "batches"))
         self._model = network
         if world_size() > 1:
             self._model = DistributedDataParallel(network, broadcast_buffers=False)
+        self._residents: tuple[Tensor, ...] = ()
+        if augmentation.is_none:
+            found = resident(images, device), resident(labels, device)
+            self._residents = tuple(each for each in found if each is not None)
+        self._loss = torch.zeros((), device=device)
+        self._take = CapturedSteps(self._step, self._inputs, steps=steps, device=device)
 
-    def step(
-        self, index: int, optimizer: torch.optim.Optimizer, augmentation: Augmentation
-    ) -> Tensor:
-        """Step 0, 1, …; this worker's share of the loss, detached, finite if all is well."""
+    def step(self, index: int) -> Tensor:
+        """Step 0, 1, …; this worker's share of the loss until the next step, detached."""
+        self._take(index)
+        return self._loss
+
+    def _inputs(self, index: int) -> Inputs:
         indices = shard(self._stream.batch(index))
-        images, labels = augmentation.pairs(
-            self._images[indices], self._labels[indices], step=index
-        )
-        loss = mean_cross_entropy(
-            self._model(to_float(images, self._device)), labels.to(self._device)
-        )
-        optimizer.zero_grad(set_to_none=True)
+        if len(self._residents) == 2:
+            return (indices,)
+        return self._augmentation.pairs(self._images[indices], self._labels[indices], step=index)
+
+    def _step(self, *inputs: Tensor) -> None:
+        if len(inputs) == 1:
+            inputs = tuple(each[inputs[0]] for each in self._residents)
+        images, labels = inputs
+        loss = mean_cross_entropy(self._model(to_float(images, self._device)), labels)
+        self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        optimizer.step()
-        return loss.detach()
+        self._optimizer.step()
+        self._loss.copy_(loss.detach())
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -74,7 +93,7 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
             distributions [N, C], float.
     """
     if labels.is_floating_point():
-        count = sum_over_workers(torch.tensor(len(labels), device=labels.device))
+        count = sum_over_workers(torch.full((), len(labels), device=labels.device))
         return cross_entropy(logits, labels, reduction="sum") * world_size() / count
     ignored = _NOTHING
     if labels.dim() == 3:

@@ -39,6 +39,8 @@ OTHER: dict[str, Any] = {
     "task.network": "erfnet",
     "task.size": [32, 48],
     "task.classes": "camvid-11",
+    "precision": "bfloat16",
+    "compiled": True,
     "pretraining.weights": "imagenet",
     "pretraining.schedule": "poly",
     "pretraining.augmentation.flip": True,

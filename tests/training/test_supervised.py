@@ -88,11 +88,19 @@ def train_street(folder: Path) -> None:
     torch.manual_seed(0)
     network = build_network("tiny-fcn", in_channels=3, classes=3)
     train = data.source_train
-    supervised = Supervised(network, train.images, train.labels, batch_size=4, seed=1, device=CPU)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    augmentation = Augmentation(STREET.augmentation.model_copy(update={"flip": True}), 1)
+    supervised = Supervised(
+        network,
+        train.images,
+        train.labels,
+        torch.optim.SGD(network.parameters(), lr=0.1),
+        batch_size=4,
+        augmentation=Augmentation(STREET.augmentation.model_copy(update={"flip": True}), 1),
+        steps=3,
+        seed=1,
+        device=CPU,
+    )
     for step in range(3):
-        supervised.step(step, optimizer, augmentation)
+        supervised.step(step)
     torch.save(network.state_dict(), folder / f"{rank()}.pt")
 
 
