@@ -75,6 +75,8 @@ class Facts:
         gpus: That torch sees.
         free_disk: Bytes free where the node's Ray keeps its files.
         auth_mode: RAY_AUTH_MODE as its processes have it.
+        has_mps: Whether NVIDIA's MPS runs, by which processes share a GPU.
+        ray_gpus: That Ray hands out; None where there is no Ray.
     """
 
     node: str
@@ -82,6 +84,7 @@ class Facts:
     gpus: int
     free_disk: int
     auth_mode: str
+    has_mps: bool = field(default=False, kw_only=True)
     ray_gpus: float | None = field(default=None, kw_only=True)
 
 
@@ -214,7 +217,14 @@ def facts_here() -> Facts:
         gpus=torch.cuda.device_count(),
         free_disk=shutil.disk_usage(temporary).free,
         auth_mode=_auth_mode(),
+        has_mps=_has_mps(),
     )
+
+
+def _has_mps() -> bool:
+    """As CUDA looks for it: by the pipe of its daemon."""
+    folder = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")  # noqa: S108 - CUDA's
+    return (Path(folder) / "control").exists()
 
 
 def data_problem(config: StudyConfig, data_root: Path | None) -> str | None:
@@ -344,6 +354,14 @@ def judge_gpus(nodes: list[Facts], config: StudyConfig | None) -> Check:
     if config and total and not asked:
         remedy = "set resources.gpus_per_worker in the study file, such as 1 or 0.5"
         return Check("gpus", "warning", f"{found}, but the study asks for none", remedy)
+    alone = [facts.node for facts in nodes if facts.gpus and not facts.has_mps]
+    if 0 < asked < 1 and alone:
+        remedy = (
+            "start NVIDIA's MPS before Ray there, `nvidia-cuda-mps-control -d`: sixteen small "
+            "trials then do three times the steps"
+        )
+        told = f"{found}; trials that share one take turns, without MPS on {', '.join(alone)}"
+        return Check("gpus", "warning", told, remedy)
     return Check("gpus", "ok", found)
 
 

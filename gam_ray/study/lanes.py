@@ -54,6 +54,7 @@ class LaneSettings:
         data_root: Folder of data sets, None for the default.
         threads: Of each worker.
         oracle: Whether the study chooses by target labels, because its file asks for it.
+        gpu_share: GPUs of each worker; below 1 that share of the memory of one.
     """
 
     name: str
@@ -62,6 +63,7 @@ class LaneSettings:
     data_root: Path | None
     threads: int
     oracle: bool
+    gpu_share: float = 0.0
 
 
 class _BrokerReporter:
@@ -120,6 +122,7 @@ def work(settings: LaneSettings) -> None:
 
     torch.set_num_threads(settings.threads)
     device = get_device()
+    _bound_memory(settings.gpu_share, device)
     _say_where(settings)
     # Asked now: once a worker died, the process group of the others may be gone.
     alone = world_size() == 1
@@ -132,6 +135,17 @@ def work(settings: LaneSettings) -> None:
             return
         if assignment is not None:
             _run_assignment(settings, assignment, device, alone=alone)
+
+
+def _bound_memory(share: float, device: Any) -> None:
+    """Let this process have its share of a GPU's memory and no more, so that none starves another.
+
+    What CUDA itself takes, some hundred megabytes a process, is not counted.
+    """
+    import torch
+
+    if 0 < share < 1 and device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(share, device)
 
 
 def _say_where(settings: LaneSettings) -> None:

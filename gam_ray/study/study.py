@@ -580,6 +580,7 @@ class Study:
                 data_root=self._data_root,
                 threads=max(1, round(plan.cpus_per_worker)),
                 oracle=self.config.objective.is_oracle,
+                gpu_share=plan.gpus_per_worker,
             )
             return Lane(settings, self.config, plan, only_node=self._only_node())
 

@@ -251,6 +251,13 @@ def test_another_value_of_any_setting_gives_another_key(path: str) -> None:
     assert apply_settings(changed, {path: leaves(BASE.to_mapping())[path]}).key() == BASE.key()
 
 
+def test_settings_that_came_later_leave_the_keys_of_older_trials() -> None:
+    # As gam_ray gave it before there was a precision.
+    older = TrialConfig(task=TaskConfig(source="mnist", target="usps"))
+    assert older.key() == "b8ad5a3f7fdce38c"
+    assert older.to_mapping()["precision"] == "float32"
+
+
 def test_a_key_does_not_tell_defaults_from_written_values() -> None:
     written = TrialConfig.from_mapping(BASE.to_mapping())
     assert written.key() == BASE.key()

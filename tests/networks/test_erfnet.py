@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from gam_ray.adaptation import Taps
 from gam_ray.networks import ERFNet, ERFNetEncoder, MatchableNetwork
+from gam_ray.networks.erfnet import ColumnConv
 
 
 def parameters(*modules: nn.Module) -> int:
@@ -78,6 +79,25 @@ def test_dilations_and_dropout_are_the_papers() -> None:
         part.p for block in blocks for part in block.modules() if isinstance(part, nn.Dropout2d)
     ]
     assert dropouts == [0.03] * 5 + [0.3] * 8 + [0.0] * 4
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 4, 16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_dilated_column_is_one_without_dilation_on_maps_read_otherwise(
+    dilation: int, layout: torch.memory_format
+) -> None:
+    column = ColumnConv(4, dilation=dilation).double()
+    maps = torch.rand(2, 4, 32, 5, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    found, expected = column.wide(maps), column(maps)
+    torch.testing.assert_close(found, expected)
+    assert found.stride() == expected.stride()
+    direction = torch.rand_like(found)
+    for one, other in zip(
+        torch.autograd.grad((found * direction).sum(), (maps, *column.parameters())),
+        torch.autograd.grad((expected * direction).sum(), (maps, *column.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
 
 
 def test_every_batch_norm_has_the_authors_epsilon() -> None:

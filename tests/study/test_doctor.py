@@ -66,6 +66,12 @@ def test_gpus_that_a_study_asks_for_or_leaves_idle(make_config: MakeConfig) -> N
     assert doctor.judge_gpus([facts("a")], asks).state == "failed"
     assert doctor.judge_gpus([facts("a", gpus=1)], asks).state == "ok"
     assert doctor.judge_gpus([facts("a", gpus=1)], make_config()).state == "warning"
+    shares = make_config(resources={"gpus_per_worker": 0.25})
+    alone = doctor.judge_gpus([facts("a", gpus=1), facts("b", gpus=1, has_mps=True)], shares)
+    assert alone.state == "warning"
+    assert "without MPS on a" in alone.found
+    assert "nvidia-cuda-mps-control" in alone.remedy
+    assert doctor.judge_gpus([facts("b", gpus=1, has_mps=True)], shares).state == "ok"
     assert doctor.judge_gpus([facts("a")], make_config()).state == "ok"
     assert doctor.judge_gpus([facts("a", gpus=1)], None).state == "ok"
 
