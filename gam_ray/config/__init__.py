@@ -11,6 +11,7 @@ from gam_ray.config.space import (
     SearchSpace,
     SubsetParameter,
     apply_settings,
+    explorable,
     unknown_name,
     value_at,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "TrialConfig",
     "apply_settings",
     "derive_seed",
+    "explorable",
     "filled_up",
     "load_study_config",
     "load_trial_config",

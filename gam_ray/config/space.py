@@ -38,6 +38,9 @@ def _plain(value: Any) -> Any:
 Scalar = Annotated[bool | int | float | str, BeforeValidator(_plain)]
 Condition = dict[str, Scalar]
 
+# What a network can go on with after it has trained with another value.
+_EXPLORED = ("adaptation.", "optimizer.")
+
 
 class RangeParameter(ConfigModel):
     """A number between two bounds, both included; exactly one of the three kinds is given."""
@@ -175,6 +178,15 @@ class SearchSpace(RootModel[dict[str, Parameter]]):
 
     def __len__(self) -> int:
         return len(self.root)
+
+
+def explorable(space: SearchSpace) -> dict[str, RangeParameter]:
+    """The parameters that population-based training may change between two generations."""
+    return {
+        path: parameter
+        for path, parameter in space.items()
+        if isinstance(parameter, RangeParameter) and path.startswith(_EXPLORED)
+    }
 
 
 def apply_settings(base: TrialConfig, settings: Mapping[str, Any]) -> TrialConfig:

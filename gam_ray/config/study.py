@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from gam_ray.config.base import ConfigModel
 from gam_ray.config.secrets import has_secret
-from gam_ray.config.space import SearchSpace, unknown_name
+from gam_ray.config.space import SearchSpace, explorable, unknown_name
 from gam_ray.config.storages import S3, check_s3, working_folder
 from gam_ray.config.trial import Count, DistillationConfig, Positive, TrialConfig
 
@@ -234,15 +234,19 @@ class ConsensusStudentConfig(DistillationConfig):
 class ScheduleConfig(ConfigModel):
     """Whether weak trials are stopped early."""
 
-    kind: Literal["none", "asha", "median", "hyperband"] = "none"
+    kind: Literal["none", "asha", "median", "hyperband", "pbt"] = "none"
     """``asha``: asynchronous successive halving, where the best go on at each rung. ``median``: at
     each report, a trial stops whose best score is below the median of the others' running means.
     ``hyperband``: several halvings at once, which differ in how early they begin; the last never
-    stops a trial."""
+    stops a trial. ``pbt``, population-based training, stops none: the searched trials train on in
+    generations, the worst from copies of the best whose numbers are changed."""
     min_steps: Count = 500
-    """Steps that every trial gets before it can be stopped."""
+    """Steps that every trial gets before it can be stopped; not for ``pbt``."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """The best 1/n of the trials go on at each rung of ``asha`` and ``hyperband``."""
+    """The best 1/n of the trials go on at each rung of ``asha`` and ``hyperband``; in ``pbt`` the
+    worst 1/n give way to the best 1/n."""
+    generations: Annotated[int, Field(ge=2)] = 4
+    """Of ``pbt``: how often every network trains `trial.steps` steps, the search included."""
 
 
 class ResourcesConfig(ConfigModel):
@@ -354,9 +358,12 @@ class StudyConfig(ConfigModel):
 
     @property
     def planned_trials(self) -> int:
-        """Trials in all: baselines, search, finalists on fresh seeds, student."""
-        again = min(self.objective.finalists, self.search.trials) * (self.objective.seeds - 1)
-        return 2 + self.search.trials + again + (self.student is not None)
+        """Trials in all: baselines, search, generations or finalists on fresh seeds, student."""
+        if self.schedule.kind == "pbt":
+            further = self.search.trials * (self.schedule.generations - 1)
+        else:
+            further = min(self.objective.finalists, self.search.trials) * (self.objective.seeds - 1)
+        return 2 + self.search.trials + further + (self.student is not None)
 
     @model_validator(mode="after")
     def _student_is_the_studys(self) -> Self:
@@ -388,8 +395,36 @@ class StudyConfig(ConfigModel):
         return self
 
     @model_validator(mode="after")
+    def _generations_can_go_on(self) -> Self:
+        if self.schedule.kind != "pbt":
+            return self
+        problems = []
+        if self.trial.adaptation.kind != "general" or self.trial.fine_tuning:
+            problems.append("trial.adaptation.kind general and no trial.fine_tuning")
+        if "steps" in self.space.root or "adaptation.kind" in self.space.root:
+            problems.append("a space without steps and adaptation.kind")
+        if not explorable(self.space):
+            problems.append("a number of adaptation or optimizer in the space, to change")
+        if self.search.trials < self.schedule.reduction_factor:
+            problems.append("at least schedule.reduction_factor trials")
+        if problems:
+            raise ValueError(
+                f"schedule.kind pbt takes {', and '.join(problems)}; change that, or take asha"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _continues_nothing(self) -> Self:
+        if self.trial.continues:
+            raise ValueError(
+                "trial.continues is written by the study itself (schedule.kind pbt), but got "
+                f"{self.trial.continues!r}; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rungs_fit(self) -> Self:
-        if self.schedule.kind != "none":
+        if self.schedule.kind not in ("none", "pbt"):
             asked, every = self.schedule.min_steps, self.trial.report_every
             if asked >= self.trial.steps:
                 raise ValueError(

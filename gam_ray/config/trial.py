@@ -189,7 +189,7 @@ class OptimizerConfig(ConfigModel):
 
 
 # Settings of a trial that came later than its keys.
-_NEWER = ("precision", "compiled")
+_NEWER = ("precision", "compiled", "continues")
 
 
 class TrialConfig(ConfigModel):
@@ -217,6 +217,9 @@ class TrialConfig(ConfigModel):
     compiler."""
     fine_tuning: FineTuningConfig | None = None
     """A last stage on a few labelled target images; by default there is none."""
+    continues: str | None = None
+    """Key of the trial of the same study whose networks it goes on from, to step `steps`: a study
+    with population-based training writes it, no user has to."""
     student: StudentConfig | None = None
     """What the trial is trained on if it is a consensus student; it needs `adaptation.kind` none,
     since its teachers have been adapted."""

@@ -82,7 +82,7 @@ class TrialFacts:
     @property
     def is_searched(self) -> bool:
         """Whether its settings were searched, and are not a baseline's or a student's."""
-        return self.role in ("search", "again")
+        return self.role in ("search", "generation", "again")
 
 
 @dataclass(frozen=True)

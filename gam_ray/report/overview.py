@@ -45,7 +45,7 @@ class TrialCurve:
     @property
     def is_searched(self) -> bool:
         """Whether it is one of many with searched settings, and needs no name of its own."""
-        return self.role in ("search", "again")
+        return self.role in ("search", "generation", "again")
 
     @property
     def label(self) -> str:

@@ -29,6 +29,7 @@ from gam_ray.selection.standings import MEAN_RANK, Standings
 from gam_ray.study.constraints import figures, violations
 from gam_ray.study.errors import STORAGE_FAILED
 from gam_ray.study.store import (
+    WITH_SETTINGS,
     EndRecord,
     EndState,
     ReportRecord,
@@ -702,7 +703,7 @@ class Broker:
 
 
 def _trial_config(base: TrialConfig, settings: dict[str, Any], role: Role) -> TrialConfig:
-    if role in ("search", "again"):
+    if role in WITH_SETTINGS:
         return apply_settings(base, settings)
     if role == "student":
         student = StudentConfig.from_mapping(settings["student"])

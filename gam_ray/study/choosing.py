@@ -18,7 +18,7 @@ from gam_ray.study.store import ROLES, Role, StudyStore, TrialRecord
 from gam_ray.study.trust import distrust
 
 SEARCHED: tuple[Role, ...] = ("no adaptation", "gaussian", "search")
-"""Roles of a study's first stage; the finalists' further runs and the student come after it."""
+"""Roles of a study's first stage; generations, finalists' further runs and the student follow."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,11 @@ def ended_trials(
     constraints: Constraints,
     *,
     roles: tuple[Role, ...] = ROLES,
+    last_step: float = math.inf,
 ) -> list[Ended]:
     """Every trial of these roles that ended in order, with its final score, by number.
+
+    Those that adapt beyond `last_step` are left aside.
 
     Of each trial the report that was kept counts. The consensus, and ranks, are taken anew, of
     all these trials; those that the guard distrusts, and students, have no vote.
@@ -91,6 +94,8 @@ def ended_trials(
     for files in store.trials():
         end, record = files.end(), files.record()
         if not end or end.state == "failed" or record.role not in roles:
+            continue
+        if record.config.adaptation_steps > last_step:
             continue
         kept, predictions = files.kept(), files.predictions()
         assert kept is not None
@@ -127,6 +132,8 @@ def finalists(
     """The best trials of the search that may win and did all their steps, best first.
 
     Found from the first stage alone, so that a study that is taken up again finds the same.
+    Not for population-based training: a network of several generations has no settings of its own
+    that could run again.
     """
     trials = ended_trials(store, objective, constraints, roles=SEARCHED)
     able = [t for t in trials if t.record.role == "search" and t.is_whole and not t.left_out]
@@ -146,7 +153,7 @@ def teachers(
 
     The source network may be among them, and is alone where nothing else may win.
     """
-    trials = ended_trials(store, objective, constraints, roles=(*SEARCHED, "again"))
+    trials = ended_trials(store, objective, constraints, roles=(*SEARCHED, "generation", "again"))
     able = sorted((t for t in trials if not t.left_out), key=lambda trial: -trial.score)
     best: dict[str, str] = {}
     for trial in able:

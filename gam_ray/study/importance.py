@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from gam_ray.config import SearchSpace
 from gam_ray.report.facts import Importance
 from gam_ray.study.choosing import Ended
+from gam_ray.study.store import WITH_SETTINGS
 
 LEAST_TRIALS = 10
 # What is among the best: a tenth of the trials, but of few trials not so few that chance decides.
@@ -39,7 +40,7 @@ def parameter_importance(space: SearchSpace, ended: Sequence[Ended]) -> Importan
 
 
 def _counts(trial: Ended) -> bool:
-    is_searched = trial.record.role in ("search", "again")
+    is_searched = trial.record.role in WITH_SETTINGS
     return is_searched and not trial.left_out and math.isfinite(trial.score)
 
 

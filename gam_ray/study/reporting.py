@@ -51,7 +51,7 @@ from gam_ray.study.importance import parameter_importance
 from gam_ray.study.opinions import Opinions, changes, class_accuracy, read_opinions
 from gam_ray.study.remarks import remarks
 from gam_ray.study.reproduction import reproduction
-from gam_ray.study.store import EndRecord, StudyStore, TrialRecord
+from gam_ray.study.store import WITH_SETTINGS, EndRecord, StudyStore, TrialRecord
 from gam_ray.tracking import without_credentials
 from gam_ray.tracking.files import replace_text
 from gam_ray.training.exhibits import Exhibits
@@ -245,12 +245,12 @@ def _trial(
 
 
 def _settings(record: TrialRecord) -> dict[str, str | float | bool]:
-    if record.role not in ("search", "again"):
+    if record.role not in WITH_SETTINGS:
         return {}
     return {
         path: "+".join(value) if isinstance(value, list | tuple) else value
         for path, value in record.settings.items()
-        if path != "seed"
+        if path not in ("seed", "steps", "continues")
     }
 
 

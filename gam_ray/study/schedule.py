@@ -3,9 +3,7 @@
 What a schedule decides at a report is told to the broker, whose lane acts on it. Lanes cannot
 pause a trial: that would keep its checkpoint and give the lane to another one, and a trial that
 nobody takes up again would never end. So of Ray's schedules those are used that only ever go on
-or stop. Population-based training is left out: a trial is its canonical configuration, and one
-that goes on from another's network after some steps has an outcome that its own configuration
-does not say.
+or stop. Population-based training needs none: see `gam_ray.study.generations`.
 """
 
 from __future__ import annotations
@@ -50,10 +48,10 @@ def rungs(config: StudyConfig) -> tuple[int, ...]:
     """Steps at which the schedule decides whether a trial goes on, ascending.
 
     ``asha`` and ``hyperband``: `min_steps` and its multiples by powers of `reduction_factor`;
-    ``median``: every report from `min_steps` on; ``none``: no step.
+    ``median``: every report from `min_steps` on; ``none`` and ``pbt``: no step.
     """
     schedule, last = config.schedule, config.trial.last_step
-    if schedule.kind == "none":
+    if schedule.kind in ("none", "pbt"):
         return ()
     if schedule.kind == "median":
         every = config.trial.report_every
@@ -80,7 +78,7 @@ def build_scheduler(
         begun: Key → step of the last report, of trials that an earlier life has begun.
     """
     kind, first = config.schedule.kind, config.schedule.min_steps
-    if kind == "none":
+    if kind in ("none", "pbt"):
         return FIFOScheduler()
     if kind == "asha":
         inner: TrialScheduler = _halving(config, first)

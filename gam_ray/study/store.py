@@ -41,8 +41,10 @@ from gam_ray.tracking.files import JsonLines, replace_json
 
 TrialState = Literal["planned", "running", "finished", "pruned", "failed"]
 EndState = Literal["finished", "pruned", "failed"]
-Role = Literal["no adaptation", "gaussian", "search", "again", "student"]
+Role = Literal["no adaptation", "gaussian", "search", "generation", "again", "student"]
 ROLES: tuple[Role, ...] = get_args(Role)
+# Of those whose settings are their own, and not a baseline's or a student's.
+WITH_SETTINGS: tuple[Role, ...] = ("search", "generation", "again")
 StudyFile = Literal["study", "state", "result", "stop", "broker"]
 
 
@@ -53,7 +55,8 @@ class TrialRecord:
     Attributes:
         key: Hash of `config`; names the trial everywhere.
         number: 0, 1, … in the order of submission.
-        role: A baseline's, ``search``, ``again`` (a finalist on a fresh seed), or ``student``.
+        role: A baseline's, ``search``, ``generation`` (goes on from another trial, in
+            population-based training), ``again`` (a finalist on a fresh seed), or ``student``.
         settings: What was chosen for it, by dotted path; empty for a baseline.
         config: All of it.
     """
@@ -67,13 +70,13 @@ class TrialRecord:
     @property
     def name(self) -> str:
         """The name that people see: ``07`` and what kind of trial it is."""
-        if self.role not in ("search", "again"):
+        if self.role not in WITH_SETTINGS:
             return f"{self.number:02d} {self.role}"
         adaptation = self.config.adaptation
         matching = "gaussian+" if adaptation.gaussian else ""
-        seed = " again" if self.role == "again" else ""
         layers = "+".join(adaptation.layers)
-        return f"{self.number:02d} {matching}{adaptation.adversary} {layers}{seed}"
+        own = {"again": " again", "generation": f" to step {self.config.steps}"}.get(self.role, "")
+        return f"{self.number:02d} {matching}{adaptation.adversary} {layers}{own}"
 
     @property
     def has_vote(self) -> bool:

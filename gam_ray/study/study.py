@@ -463,7 +463,7 @@ class Study:
         return node_resource() if self._mirror else None
 
     def _search(self, plan: Plan, listener: Listener | None, watch: Watch) -> None:
-        """Run all trials: baselines, what the search proposes, finalists again, the student.
+        """Run all trials: baselines, what the search proposes, finalists or generations, student.
 
         Raises:
             StudyStoppedError: If the study is to stop before that.
@@ -477,7 +477,10 @@ class Study:
             for role in ("no adaptation", "gaussian"):
                 ray.get(broker.submit.remote({}, role))
             with _watch(broker, listener, self.config.planned_trials):
-                for stage in (self._tune, self._run_finalists_again, self._teach_student):
+                again = self._run_finalists_again
+                if self.config.schedule.kind == "pbt":
+                    again = self._run_generations
+                for stage in (self._tune, again, self._teach_student):
                     _stop_if_asked(watch)
                     stage(broker)
                     self._wait_until_idle(broker)
@@ -498,6 +501,23 @@ class Study:
             record = finalist.record
             for seed in choosing.fresh_seeds(record, objective.seeds):
                 ray.get(broker.submit.remote({**record.settings, "seed": seed}, "again"))
+
+    def _run_generations(self, broker: Any) -> None:
+        """Train the searched trials' networks on, generation by generation."""
+        import ray
+
+        from gam_ray.study.generations import next_generation
+
+        for number in range(2, self.config.schedule.generations + 1):
+            if self._is_stopping:
+                return
+            planned = next_generation(self.config, self.store, number)
+            if not planned:
+                logger.warning("no trial of generation %d may win, so none goes on", number - 1)
+                return
+            for settings in planned:
+                ray.get(broker.submit.remote(settings, "generation"))
+            self._wait_until_idle(broker)
 
     def _teach_student(self, broker: Any) -> None:
         """Train a student of the best trials, if the study has one."""

@@ -69,6 +69,7 @@ from gam_ray.training.source_activations import pays, source_activations
 REMEASURED_PIXELS = 10_000 * 28 * 28
 # Steps between two questions whether to pause, which all workers ask together.
 PAUSE_EVERY = 10
+CHECKPOINT = "checkpoint.pt"
 ADAPTED = "adapted.pt"
 EXHIBITS = "exhibits.npz"
 
@@ -92,7 +93,7 @@ class Place:
     @property
     def checkpoint(self) -> Path:
         """The trial's newest checkpoint, from which it goes on."""
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     @property
     def adapted(self) -> Path:
@@ -107,6 +108,10 @@ class Place:
     def adapted_of(self, key: str) -> Path:
         """The network of another trial of the same study, by its key."""
         return self.folder.parent / key / ADAPTED
+
+    def checkpoint_of(self, key: str) -> Path:
+        """The newest checkpoint of another trial of the same study, by its key."""
+        return self.folder.parent / key / CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -322,6 +327,14 @@ class GeneralRun:
     def _restore(self, saved: dict[str, Any]) -> int:
         for name in _LEARNERS:
             getattr(self._players, name).load_state_dict(saved[name])
+        # Of a trial that goes on from another one these may be others.
+        config = self._run.config.optimizer
+        for name, rate in (
+            ("target_optimizer", config.target_lr),
+            ("discriminator_optimizer", config.discriminator_lr),
+        ):
+            for group in getattr(self._players, name).param_groups:
+                group["lr"], group["betas"] = rate, (config.beta1, 0.999)
         step = saved["step"]
         assert isinstance(step, int)
         return step

@@ -95,7 +95,8 @@ def run_trial(
     Raises:
         ValueError: If settings do not go together, or a checkpoint is damaged.
         DataMissingError: If the task's data are not there.
-        FileNotFoundError: If a student's teacher has left no checkpoint.
+        FileNotFoundError: If a student's teacher, or the trial to go on from, has left no
+            checkpoint.
         DivergedError: If a loss or a parameter is no longer finite.
         TrialPausedError: If the reporter says to pause; run again, it goes on from there.
     """
@@ -120,7 +121,7 @@ def _run_trial(
         device=place.device,
         progress=progress,
     )
-    saved = _saved_state(place)
+    saved = _saved_state(place) or _inherited_state(config, place)
     match = partial(matched_state, source, data, place.device)
     settings = config.task, config.pretraining, data
     matched = partial(
@@ -271,6 +272,21 @@ def _saved_state(place: Place) -> dict[str, Any] | None:
             "storage does not show all nodes the same; the trial is tried again"
         )
     return state
+
+
+def _inherited_state(config: TrialConfig, place: Place) -> dict[str, Any] | None:
+    """What the trial that this one goes on from ended with, as if this one had paused there.
+
+    Raises:
+        FileNotFoundError: If that trial has left nothing.
+    """
+    if config.continues is None:
+        return None
+    file = place.checkpoint_of(config.continues)
+    state = load_newest(file, place.device)
+    if state is None:
+        raise FileNotFoundError(f"the trial to go on from has left no checkpoint in {file}")
+    return {**state, "meter": {"steps": 0, "sums": {}}}
 
 
 def matched_state(

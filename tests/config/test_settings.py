@@ -41,6 +41,7 @@ OTHER: dict[str, Any] = {
     "task.classes": "camvid-11",
     "precision": "bfloat16",
     "compiled": True,
+    "continues": "abc",
     "pretraining.weights": "imagenet",
     "pretraining.schedule": "poly",
     "pretraining.augmentation.flip": True,

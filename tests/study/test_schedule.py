@@ -13,7 +13,8 @@ from gam_ray.config import ScheduleConfig, StudyConfig
 from gam_ray.study.schedule import Brackets, Deciding, EndedTrial, build_scheduler, rungs
 
 MakeConfig = Callable[..., StudyConfig]
-KINDS = [k for k in get_args(ScheduleConfig.model_fields["kind"].annotation) if k != "none"]
+# Those that stop trials; tests/study/test_generations.py has the other one.
+KINDS = sorted({*get_args(ScheduleConfig.model_fields["kind"].annotation)} - {"none", "pbt"})
 
 
 class Told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -244,3 +245,36 @@ def test_the_same_seed_gives_the_same_study(storage: Path) -> None:
     first, second = (proposals(store) for store in stores)
     assert len(first) == ALL
     assert first == second
+
+
+def test_generations_train_on_from_the_best(storage: Path) -> None:
+    config = settings(
+        storage,
+        "generations",
+        search={"trials": 4, "seed": 1},
+        schedule={"kind": "pbt", "generations": 3, "reduction_factor": 4},
+        resources={"workers": 1},
+        objective={"score": "class_ami"},
+    )
+    choice = Study(config).run()
+    store = StudyStore(config.folder)
+    records = {files.folder.name: files.record() for files in store.trials()}
+    generations = [
+        [r for r in records.values() if r.config.adaptation_steps == steps]
+        for steps in (40, 80, 120)
+    ]
+    assert [len(each) for each in generations] == [4, 4, 4]
+    for before, after in itertools.pairwise(generations):
+        keys = {record.key for record in before}
+        parents = [record.config.continues for record in after]
+        assert set(parents) < keys, "the worst gives way to the best"
+        for record in after:
+            steps = [report.step for report in store.trial(record.key).reports()]
+            first = record.config.steps - 40
+            assert steps == [first + 10, first + 20, first + 30, first + 40]
+    assert results.status(store)["trials"]["failed"] == 0
+    assert len(records) == config.planned_trials
+    assert choice["trial"]["key"] in records
+    ends = {files.folder.name: files.end() for files in store.trials()}
+    assert Study(config).run()["trial"] == choice["trial"]
+    assert {files.folder.name: files.end() for files in store.trials()} == ends

@@ -209,6 +209,49 @@ def test_a_trial_whose_checkpoints_are_damaged_begins_anew_and_ends_the_same(
     assert differing(torch.load(there.checkpoint), whole["running"][2]) == []
 
 
+@pytest.mark.parametrize("name", ["running", "unmatched", "release", "bn-running"])
+def test_a_trial_that_goes_on_from_another_as_it_was_ends_as_one_that_ran_through(
+    name: str, tmp_path: Path
+) -> None:
+    whole = trial(CONFIGS[name], steps=6)
+    half = trial(whole, steps=3)
+    onward = trial(whole, continues=half.key())
+    run_trial(whole, place(tmp_path, "whole"), through := Recorder())
+    run_trial(half, place(tmp_path, half.key()), Recorder())
+    outcome = run_trial(onward, place(tmp_path, "onward"), second := Recorder())
+    assert (outcome.step, outcome.stopped) == (6, False)
+    assert second.steps == [6]
+    assert_same(second.reports[-1], through.reports[-1])
+    states = (torch.load(place(tmp_path, each).checkpoint) for each in ("whole", "onward"))
+    assert differing(*states) == []
+
+
+def test_a_trial_goes_on_with_its_own_settings(tmp_path: Path) -> None:
+    half = trial(CONFIGS["running"], steps=3)
+    onward = trial(
+        half,
+        steps=6,
+        continues=half.key(),
+        optimizer__target_lr=1e-12,
+        optimizer__discriminator_lr=1e-12,
+    )
+    run_trial(half, place(tmp_path, half.key()), Recorder())
+    run_trial(onward, place(tmp_path, "onward"), Recorder())
+    before, after = (
+        torch.load(place(tmp_path, each).checkpoint) for each in (half.key(), "onward")
+    )
+    torch.testing.assert_close(
+        after["target"]["fc3.1.weight"], before["target"]["fc3.1.weight"], rtol=0, atol=1e-9
+    )
+    assert after["target_optimizer"]["param_groups"][0]["lr"] == 1e-12
+
+
+def test_a_trial_whose_forerunner_left_nothing_says_so(tmp_path: Path) -> None:
+    lost = trial(CONFIGS["running"], continues="nobody")
+    with pytest.raises(FileNotFoundError, match=r"has left no checkpoint in .*nobody"):
+        run_trial(lost, place(tmp_path), Recorder())
+
+
 @pytest.mark.parametrize("name", ["running", "initial", "unmatched", "release", "bn-running"])
 @pytest.mark.parametrize(("question", "told"), [(1, []), (2, []), (4, [3])])
 def test_a_trial_that_was_paused_ends_as_one_that_ran_through(  # noqa: PLR0917
