@@ -47,14 +47,15 @@ class Population:
         self._count = 0
 
     def add(self, settings: dict[str, Any], role: Role, score: float, **how: Any) -> TrialRecord:
-        """One with this score; `state` and `shift` say how else it went."""
+        """One with this score; `state`, `shift` and `classes` say how else it went."""
         trial = apply_settings(self.config.trial, settings)
         record = TrialRecord(trial.key(), self._count, role, settings, trial)
         self._count += 1
         files = self.store.trial(record.key)
         files.create(record)
         metrics = {**METRICS, "score/class_ami": score, "guard/class_shift": how.get("shift", 0.0)}
-        files.append_report(ReportRecord(trial.steps, metrics, 1.0), votes(0, 1, 2, 0))
+        predicted = votes(*how.get("classes", (0, 1, 2, 0)))
+        files.append_report(ReportRecord(trial.steps, metrics, 1.0), predicted)
         files.write_end(EndRecord(how.get("state", "finished"), trial.steps, 2.0, None, None))
         return record
 
@@ -114,6 +115,23 @@ def test_a_generation_follows_from_those_before_it_alone(config: StudyConfig) ->
     assert {settings["steps"] for settings in third} == {3 * config.trial.steps}
     other = config.model_copy(update={"search": config.search.model_copy(update={"seed": 1})})
     assert next_generation(other, population.store, 2) != second
+
+
+def test_later_voters_do_not_change_what_a_generation_was(make_config: MakeConfig) -> None:
+    config = make_config(
+        space=SPACE,
+        search={"trials": 4},
+        objective={"score": "ensv"},
+        schedule={"kind": "pbt", "reduction_factor": 2},
+    )
+    population = Population(config)
+    for number, classes in enumerate([(0, 1, 2, 0), (0, 1, 2, 0), (0, 1, 2, 1), (2, 2, 1, 1)]):
+        settings = {"adaptation.weight": 1.0 + number, "batch_size": 8}
+        population.add(settings, "search", 0.5, classes=classes)
+    second = next_generation(config, population.store, 2)
+    for settings in second:
+        population.add(settings, "generation", 0.5, classes=(2, 2, 1, 1))
+    assert next_generation(config, population.store, 2) == second
 
 
 @pytest.mark.parametrize("how", [{"state": "failed"}, {"shift": 0.9}])
