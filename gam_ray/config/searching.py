@@ -27,7 +27,8 @@ def search_problems(
     """What is wrong with `search` over `space`: place within ``search`` → message.
 
     An enqueued setting must be searched and its value lie in the space, where a condition of it
-    holds; together they must be a trial. CMA-ES needs two numbers that are always searched.
+    holds; together they must be a trial. CMA-ES needs two numbers that are always searched, and
+    takes one objective.
     """
     problems: dict[tuple[str | int, ...], str] = {}
     for index, settings in enumerate(search.enqueue):
@@ -41,6 +42,11 @@ def search_problems(
             f"cmaes needs at least {CMAES_NUMBERS} numbers (log, float or int) without a "
             f"condition in the space, but got {', '.join(numbers) or 'none'}; the others it draws "
             "at random: use tpe"
+        )
+    if search.sampler == "cmaes" and len(search.objectives) > 1:
+        problems[("objectives",)] = (
+            f"cmaes takes one objective, but got [{', '.join(search.objectives)}]; use another "
+            "sampler, of which tpe, gp and nsga2 learn of both, or objectives: [score]"
         )
     return problems
 

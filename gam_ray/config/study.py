@@ -20,6 +20,7 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 SamplerName = Literal["tpe", "gp", "cmaes", "qmc", "random", "nsga2"]
+ObjectiveName = Literal["score", "cost"]
 DATABASES = ("sqlite", "postgresql")
 # ${NAME}: what a storage address takes from the environment, so that no file holds it.
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -77,6 +78,10 @@ class SearchConfig(ConfigModel):
     ``cmaes`` (covariance matrix adaptation), ``qmc`` (scrambled Sobol sequence), ``random`` or
     ``nsga2`` (genetic). `gam_ray.study.samplers` says what each makes of choices, subsets and
     conditional parameters."""
+    objectives: tuple[ObjectiveName, ...] = ("score",)
+    """What the sampler looks for: ``[score]``, or ``[score, cost]`` for the Pareto front of trials
+    that no other beats in both. The cost is a trial's seconds or, where its lane has GPUs, seconds
+    × workers × GPUs of each. The choice is by the score, either way."""
     trials: Count = 40
     """Trials to propose; the two baselines come on top. May grow when a study is resumed."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -95,6 +100,15 @@ class SearchConfig(ConfigModel):
     """Address of the database that holds the Optuna study: ``sqlite:///FILE`` or
     ``postgresql://USER:${PASSWORD}@HOST/NAME``; by default ``optuna.db`` in the study's folder.
     ``${NAME}`` is taken from the environment; a password stands in no file."""
+
+    @field_validator("objectives")
+    @classmethod
+    def _score_is_the_first_objective(
+        cls, value: tuple[ObjectiveName, ...]
+    ) -> tuple[ObjectiveName, ...]:
+        if value not in (("score",), ("score", "cost")):
+            raise ValueError(f"must be [score] or [score, cost], but got [{', '.join(value)}]")
+        return value
 
     @field_validator("storage")
     @classmethod

@@ -25,6 +25,7 @@ class Question:
         trials: State → number of trials in it.
         planned: Trials in all, as the study file asks for.
         sampler: What proposed the settings.
+        objectives: What it looked for: ``score``, or ``score`` and ``cost``.
         schedule: What stopped weak trials early, or ``none``.
     """
 
@@ -38,6 +39,7 @@ class Question:
     trials: Mapping[str, int]
     planned: int
     sampler: str
+    objectives: tuple[str, ...]
     schedule: str
 
 

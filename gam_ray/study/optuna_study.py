@@ -11,10 +11,11 @@ import json
 import os
 import re
 import secrets
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote_plus, unquote_plus
 
 import optuna
@@ -29,10 +30,10 @@ from gam_ray.config import (
     filled_up,
     settings_difference,
 )
-from gam_ray.config.study import VARIABLE
+from gam_ray.config.study import VARIABLE, ObjectiveName
 from gam_ray.study.broker import UNTRUSTED_SCORE
 from gam_ray.study.choosing import SEARCHED, ended_trials
-from gam_ray.study.constraints import excesses, figures
+from gam_ray.study.objectives import Objectives
 from gam_ray.study.search import (
     KEY,
     NAME,
@@ -92,7 +93,7 @@ def open_study(config: StudyConfig) -> optuna.Study:
 
     Raises:
         ValueError: If the database cannot be opened, or holds a study of this name with other
-            settings.
+            settings or other objectives.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +105,10 @@ def open_study(config: StudyConfig) -> optuna.Study:
     try:
         storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
         study = optuna.create_study(
-            storage=storage, study_name=config.name, direction="maximize", load_if_exists=True
+            storage=storage,
+            study_name=config.name,
+            directions=Objectives.of(config).directions,
+            load_if_exists=True,
         )
     except Exception as error:  # noqa: BLE001 - of SQLAlchemy, of its driver, or of Optuna
         # Not chained: what the driver says may hold the address, and that a password.
@@ -117,23 +121,42 @@ def open_study(config: StudyConfig) -> optuna.Study:
             "gam-ray[postgresql]"
         ) from None
     _check_is_ours(study, config)
+    if not _is_of_one_objective(study):
+        _name_values(study, config.search.objectives)
     return study
 
 
+def _is_of_one_objective(study: optuna.Study) -> bool:
+    """Whether Optuna takes values by step; of several objectives, its tpe fails where it has."""
+    return len(study.directions) == 1
+
+
+def _name_values(study: optuna.Study, names: Sequence[ObjectiveName]) -> None:
+    """For optuna-dashboard, which else numbers them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(names))
+
+
 def _check_is_ours(study: optuna.Study, config: StudyConfig) -> None:
-    """Refuse an Optuna study that was made for another folder, or with other settings."""
+    """Refuse an Optuna study of another folder, with other settings or other objectives."""
     settings = {name: config.to_mapping()[name] for name in _IDENTITY}
     known, owner, own = study.user_attrs.get(SETTINGS), study.user_attrs.get(OWNER), _own_id(config)
+    lines = settings_difference({**settings, **_as_today(known)}, settings) if known else []
+    objectives = get_args(ObjectiveName)[: len(study.directions)]
+    lines += settings_difference(
+        {"search.objectives": objectives}, {"search.objectives": config.search.objectives}
+    )
     what = None
     if owner not in (None, own):
         what = "of another folder"
-    elif known and (lines := settings_difference({**settings, **_as_today(known)}, settings)):
+    elif lines:
         what = f"with other settings: {'; '.join(lines)}"
     if what:
         raise ValueError(
-            f"{config.search.storage} holds an Optuna study {config.name!r} {what}; give this "
-            "study another name, or delete that one with `optuna delete-study --study-name "
-            f"{config.name} --storage ADDRESS`"
+            f"{config.search.storage or 'optuna.db'} holds an Optuna study {config.name!r} {what}; "
+            "give this study another name, or delete that one with `optuna delete-study "
+            f"--study-name {config.name} --storage ADDRESS`"
         )
     if known is None:
         study.set_user_attr(SETTINGS, settings)
@@ -172,7 +195,8 @@ class KnownTrial:
         name: As people see it.
         settings: By dotted path.
         state: COMPLETE, PRUNED or FAIL; RUNNING if it has not ended.
-        score: Its final score; None of one without.
+        values: Of the search's objectives; None if it is not whole. The score of one that the
+            guard distrusts is what stands for "worst", unless the cost is an objective as well.
         by_step: Score by adaptation step, of each report.
         excesses: How far beyond each constraint it is, as Optuna has it, if it ended in order.
     """
@@ -181,7 +205,7 @@ class KnownTrial:
     name: str
     settings: Mapping[str, Any]
     state: TrialState
-    score: float | None
+    values: Sequence[float] | None
     by_step: Mapping[int, float]
     excesses: Mapping[str, float] = field(default_factory=dict)
 
@@ -190,18 +214,22 @@ def known_trials(store: StudyStore, config: StudyConfig) -> list[KnownTrial]:
     """The searched trials on the storage, by number.
 
     A whole trial's score is against the crowd as it is now; one that the guard distrusts has what
-    the search hears of such ones.
+    the search hears of such ones, see `study.objectives`.
     """
     found = [files for files in store.trials() if files.record().role == "search"]
     if not found:
         return []
     ended = ended_trials(store, config.objective, config.search.constraints, roles=SEARCHED)
-    scores = {each.record.key: UNTRUSTED_SCORE if each.causes else each.score for each in ended}
+    has_cost = Objectives.of(config).has_cost
+    scores = {
+        each.record.key: UNTRUSTED_SCORE if each.causes and not has_cost else each.score
+        for each in ended
+    }
     return [_known(files, config, scores.get(files.folder.name)) for files in found]
 
 
 def _known(files: TrialFiles, config: StudyConfig, score: float | None) -> KnownTrial:
-    record, end = files.record(), files.end()
+    record, end, told = files.record(), files.end(), Objectives.of(config)
     by_step = {}
     kept: dict[str, float] = {}
     for report in files.reports():
@@ -212,13 +240,12 @@ def _known(files: TrialFiles, config: StudyConfig, score: float | None) -> Known
         value = UNTRUSTED_SCORE if suspect else heard
         if value is not None and is_finite(value):
             by_step[report.step] = value
-    state = STATES[end.state] if end else TrialState.RUNNING
-    if state == TrialState.COMPLETE and not is_finite(score):
-        state = TrialState.FAIL
-    beyond = {}
-    if end and state != TrialState.FAIL:
-        beyond = excesses(config.search.constraints, figures(files.kept(), end))
-    return KnownTrial(record.key, record.name, record.settings, state, score, by_step, beyond)
+    state, values = STATES[end.state] if end else TrialState.RUNNING, None
+    if end and state == TrialState.COMPLETE:
+        values = told.values(score, end.seconds) if is_finite(score) else None
+        state = state if values else TrialState.FAIL
+    beyond = told.excesses(files, end) if end and state != TrialState.FAIL else {}
+    return KnownTrial(record.key, record.name, record.settings, state, values, by_step, beyond)
 
 
 def reconcile(
@@ -289,27 +316,30 @@ def _settle(
 def _tell(study: optuna.Study, known: KnownTrial, trial: FrozenTrial) -> None:
     storage, trial_id = study._storage, trial._trial_id  # noqa: SLF001
     storage.set_trial_user_attr(trial_id, NAME, known.name)
-    for step, value in known.by_step.items():
+    for step, value in _by_step(study, known).items():
         if step not in trial.intermediate_values:
             storage.set_trial_intermediate_value(trial_id, step, value)
     constrain(study, trial_id, known.excesses)
-    score = known.score if known.state == TrialState.COMPLETE else None
-    study.tell(trial.number, score, state=known.state)
+    study.tell(trial.number, known.values, state=known.state)
+
+
+def _by_step(study: optuna.Study, known: KnownTrial) -> Mapping[int, float]:
+    return known.by_step if _is_of_one_objective(study) else {}
 
 
 def _add(study: optuna.Study, space: SearchSpace, known: KnownTrial) -> None:
     given, drawn_from = answers(space, known.settings), distributions(space)
-    value = known.score if known.state == TrialState.COMPLETE else None
-    if known.state == TrialState.PRUNED and known.by_step:
-        value = known.by_step[max(known.by_step)]
+    by_step, values = _by_step(study, known), known.values
+    if known.state == TrialState.PRUNED and by_step:
+        values = [by_step[max(by_step)]]
     study.add_trial(
         optuna.trial.create_trial(
             state=known.state,
-            value=value,
+            values=values,
             params=given,
             distributions={name: drawn_from[name] for name in given},
             user_attrs={KEY: known.key, NAME: known.name},
-            intermediate_values=dict(known.by_step),
+            intermediate_values=dict(by_step),
             constraints=dict(known.excesses),
         )
     )

@@ -183,6 +183,7 @@ def _question(config: StudyConfig, status: Mapping[str, Any]) -> Question:
         trials=status["trials"],
         planned=config.planned_trials,
         sampler=config.search.sampler,
+        objectives=config.search.objectives,
         schedule=schedule,
     )
 

@@ -14,12 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gam_ray.config import Constraints, ObjectiveConfig, SearchConfig
+from gam_ray.config import Constraints, ObjectiveConfig, ResourcesConfig, SearchConfig
 from gam_ray.report import Overview, TrialCurve
 from gam_ray.selection.reliability import reliability
 from gam_ray.study.choosing import Choice, Ended, choose_trial, ended_trials
 from gam_ray.study.constraints import figures, without_effect
 from gam_ray.study.lease import is_alive
+from gam_ray.study.objectives import lane_gpus, trial_cost
 from gam_ray.study.store import EndRecord, ReportRecord, StudyStore, TrialRecord
 from gam_ray.study.watch import BEAT_TIMEOUT_S
 from gam_ray.tracking import read_run_ids, read_status
@@ -101,13 +102,13 @@ def best(store: StudyStore) -> dict[str, Any]:
             "bounds": {metric: bounds.to_mapping() for metric, bounds in constraints.items()},
             "without_effect": list(without_effect(constraints, _figures(store))),
         },
-        "pareto": pareto(trials, config["resources"]),
+        "pareto": pareto(trials, ResourcesConfig.from_mapping(config["resources"])),
         "checkpoint": str(files.adapted),
         "mlflow_run_id": read_run_ids(store.tracking).get(record.key),
     }
 
 
-def pareto(trials: list[Ended], resources: Mapping[str, Any]) -> list[dict[str, Any]]:
+def pareto(trials: list[Ended], resources: ResourcesConfig) -> list[dict[str, Any]]:
     """The trials that no other beats in score and cost, whatever the sampler, cheapest first.
 
     The cost is what the trial took: seconds of its lane or, where it has GPUs, seconds × GPUs.
@@ -115,13 +116,13 @@ def pareto(trials: list[Ended], resources: Mapping[str, Any]) -> list[dict[str, 
 
     Args:
         trials: Those that ended in order; what the guard or a constraint leaves out is left out.
-        resources: The study's, as plain data.
+        resources: The study's.
 
     Returns:
         Of each ``trial`` (key), ``name``, ``score``, ``cost`` and its ``unit``: ``seconds`` or
         ``gpu_seconds``.
     """
-    gpus = resources["workers"] * resources["gpus_per_worker"]
+    unit = "gpu_seconds" if lane_gpus(resources) else "seconds"
     able = [trial for trial in trials if not trial.left_out and trial.record.role != "student"]
     front: list[dict[str, Any]] = []
     for trial in sorted(able, key=lambda trial: (trial.seconds, -trial.score)):
@@ -131,8 +132,8 @@ def pareto(trials: list[Ended], resources: Mapping[str, Any]) -> list[dict[str, 
                     "trial": trial.record.key,
                     "name": trial.record.name,
                     "score": trial.score,
-                    "cost": trial.seconds * (gpus or 1),
-                    "unit": "gpu_seconds" if gpus else "seconds",
+                    "cost": trial_cost(trial.seconds, resources),
+                    "unit": unit,
                 }
             )
     return front

@@ -16,7 +16,8 @@ All take every space: a parameter that a sampler cannot model it draws at random
 
 Trials that were stopped early teach ``tpe`` alone; the others learn from whole ones. ``cmaes``
 keeps its state pickled in the Optuna study: use it only with a database that nobody else writes.
-Only `CONSTRAINED_SAMPLERS` learn of ``search.constraints``.
+Only `CONSTRAINED_SAMPLERS` learn of ``search.constraints``, and of a second objective: ``cmaes``
+takes one alone, and ``qmc`` and ``random`` propose the same whatever a trial's values are.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ def build_sampler(config: SearchConfig, *, known: int = 0) -> BaseSampler:
     """Optuna's sampler of this name, seeded from the study's seed.
 
     The same seed proposes the same where the trials end in the same order: on one lane, in one
-    go. A study that is taken up again goes on with a seed of its own, derived from how many
-    trials were asked for before, so that it does not repeat its proposals; ``qmc`` goes on in
-    its sequence.
+    go, by the score alone. A study that is taken up again goes on with a seed of its own, derived
+    from how many trials were asked for before, so that it does not repeat its proposals; ``qmc``
+    goes on in its sequence.
 
     Args:
         config: Which sampler, and the study's seed.

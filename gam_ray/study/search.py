@@ -22,7 +22,6 @@ from ray.tune.search import Searcher
 
 from gam_ray.config import (
     ChoiceParameter,
-    Constraints,
     SearchSpace,
     SubsetParameter,
     TrialConfig,
@@ -31,7 +30,7 @@ from gam_ray.config import (
     value_at,
 )
 from gam_ray.config.space import Parameter
-from gam_ray.study.constraints import excesses, figures
+from gam_ray.study.objectives import Objectives
 from gam_ray.study.store import EndState, StudyStore
 
 logger = logging.getLogger(__name__)
@@ -208,8 +207,8 @@ class StudySearcher(Searcher):
     Ray's own searcher tells a trial that the schedule stopped as complete, with the value of its
     low budget, and leaves one without a finite value running for ever. Here Optuna hears how a
     trial ended only once its end is on the study's storage, and what that says: COMPLETE,
-    PRUNED with its values by step, or FAIL. A trial whose end is not there stays RUNNING, and
-    is taken up again by the study's next life.
+    PRUNED with its values by step (none where the cost is an objective), or FAIL. A trial whose
+    end is not there stays RUNNING, and is taken up again by the study's next life.
 
     No settings are proposed twice, so that every proposal is a trial of its own.
 
@@ -218,7 +217,7 @@ class StudySearcher(Searcher):
         space: What is searched.
         base: The trial that everything not searched comes from.
         store: The study's storage.
-        constraints: What trials must keep to.
+        objectives: What Optuna is told of trials that have ended.
         again: Trials that an earlier life has begun; proposed first.
         seed: Of what is drawn where the sampler has nothing new.
     """
@@ -230,7 +229,7 @@ class StudySearcher(Searcher):
         base: TrialConfig,
         store: StudyStore,
         *,
-        constraints: Constraints | None = None,
+        objectives: Objectives,
         again: Sequence[Proposal] = (),
         seed: int = 0,
     ) -> None:
@@ -240,7 +239,7 @@ class StudySearcher(Searcher):
         self._answers = partial(answers, space)
         self._base = base
         self._store = store
-        self._constraints = constraints or {}
+        self._objectives = objectives
         self._again = list(again)
         self._seed = seed
         self._proposals: dict[str, Proposal] = {}
@@ -322,6 +321,8 @@ class StudySearcher(Searcher):
         if not proposal.reported:
             self._name(proposal)
         proposal.reported.add(result["step"])
+        if self._objectives.has_cost:  # what a trial will have cost, its reports do not say
+            return
         self._storage.set_trial_intermediate_value(proposal.optuna_id, result["step"], value)
 
     def on_trial_complete(
@@ -337,19 +338,18 @@ class StudySearcher(Searcher):
             # Without an end a trial ends only where the study does: nothing more is proposed.
             self._is_finished = self._is_finished or (result is not None and not error)
             return
-        value = (result or {}).get(self.metric)
         state = STATES[end.state]
         if state == TrialState.COMPLETE and (error or result is None):
             return  # what it scored was not heard of: the study looks it up when Tune is done
-        if state != TrialState.FAIL and not is_finite(value):
+        files, told = self._store.trial(proposal.key), self._objectives
+        score = told.score((result or {}).get(self.metric), files)
+        if state != TrialState.FAIL and not is_finite(score):
             state = TrialState.FAIL
         self._name(proposal)
         if state != TrialState.FAIL:
-            kept = self._store.trial(proposal.key).kept()
-            found = excesses(self._constraints, figures(kept, end))
-            constrain(self._study, proposal.optuna_id, found)
-        value = value if state == TrialState.COMPLETE else None
-        self._study.tell(proposal.number, value, state=state)
+            constrain(self._study, proposal.optuna_id, told.excesses(files, end))
+        values = told.values(score, end.seconds) if state == TrialState.COMPLETE else None
+        self._study.tell(proposal.number, values, state=state)
 
     def _name(self, proposal: Proposal) -> None:
         record = self._store.trial(proposal.key).record()

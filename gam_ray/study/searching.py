@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import TrialState
 
 from gam_ray.config import StudyConfig, search_problems
+from gam_ray.study.objectives import Objectives
 from gam_ray.study.optuna_study import (
     KnownTrial,
     asked,
@@ -102,7 +103,7 @@ def start_search(config: StudyConfig, store: StudyStore) -> Search:
             space,
             base,
             store,
-            constraints=search.constraints,
+            objectives=Objectives.of(config),
             again=again,
             seed=search.seed,
         ),

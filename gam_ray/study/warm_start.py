@@ -3,7 +3,9 @@
 A value of the older study may stand beside those of this one only if it is a value of the same
 function. So it is with an objective of one score that is of a model alone, such as ``entropy``,
 for trials whose settings are the same but for what is searched here: these stand in the Optuna
-study as trials, for the samplers that learn from such (``tpe``, ``gp``).
+study as trials, for the samplers that learn from such (``tpe``, ``gp``). Where the cost is an
+objective as well, the older trials must have had the same resources; whether their machine was the
+same, nobody knows.
 
 ``ensv``, ``confident_ensv`` and the mean rank by several scores are held against a study's own
 crowd: 0.9 there and 0.9 here are not alike. With these, and wherever no value can be used, the
@@ -13,7 +15,7 @@ best settings of the older study are tried first instead, and scored here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,15 @@ from gam_ray.config import StudyConfig, apply_settings, settings_difference, val
 from gam_ray.selection.standings import CONFIDENT_ENSV, ENSV
 from gam_ray.study.broker import UNTRUSTED_SCORE
 from gam_ray.study.choosing import SEARCHED, Ended, ended_trials
-from gam_ray.study.constraints import excesses, figures
+from gam_ray.study.objectives import Objectives
 from gam_ray.study.optuna_study import WARM_START
 from gam_ray.study.remote import store_at
 from gam_ray.study.search import answers, distributions
 from gam_ray.study.store import StudyStore
 
 LEARNING_SAMPLERS = ("tpe", "gp")
+# Of a study's resources, those on which a trial's seconds depend.
+_COSTLY = ("workers", "cpus_per_worker", "gpus_per_worker")
 # Of the older study's best settings so many are tried first, at most this share of the trials.
 BEST_SETTINGS = 5
 LARGEST_SHARE = 0.25
@@ -84,20 +88,22 @@ def _learn(study: optuna.Study, config: StudyConfig) -> WarmStart:
             f"search.warm_start: no searched trial of {old.name} in {store.folder} has ended in "
             "order; name another study, or leave it out"
         )
-    values = _values(store, config, trials)
+    unlike = _other_costs(config, old)
+    values = {} if unlike else _values(store, config, trials)
     known = {trial.user_attrs.get(WARM_START) for trial in study.get_trials(deepcopy=False)}
-    for key, (settings, value) in values.items():
+    told = Objectives.of(config)
+    for key, (settings, score) in values.items():
         name, files = f"{old.name}/{key}", store.trial(key)
         end = files.end()
         assert end is not None
         if name not in known:
-            beyond = excesses(config.search.constraints, figures(files.kept(), end))
-            _add(study, config, settings, value, beyond=beyond, name=name)
+            found, beyond = told.values(score, end.seconds), told.excesses(files, end)
+            _add(study, config, settings, found, beyond=beyond, name=name)
     return WarmStart(
         study=old.name,
         values=len(values),
         settings=() if values else _best_settings(config, trials),
-        left_out=_left_out(config, old, trials, values),
+        left_out=(*_left_out(config, old, trials), *_unused(trials, values, unlike)),
     )
 
 
@@ -133,8 +139,8 @@ def _in_space(config: StudyConfig, trial: Ended) -> dict[str, Any]:
 def _values(
     store: StudyStore, config: StudyConfig, trials: list[Ended]
 ) -> dict[str, tuple[dict[str, Any], float]]:
-    """Key → (settings, value) of the trials whose value is one of this study's objective."""
-    scores, found = config.objective.score, {}
+    """Key → (settings, score) of the trials whose score is one of this study's objective."""
+    scores, found, has_cost = config.objective.score, {}, Objectives.of(config).has_cost
     if len(scores) > 1 or scores[0] in (ENSV, CONFIDENT_ENSV):
         return {}
     if config.search.sampler not in LEARNING_SAMPLERS:
@@ -143,8 +149,20 @@ def _values(
         settings, kept = _in_space(config, trial), store.trial(trial.record.key).kept()
         value = kept.metrics.get(f"score/{scores[0]}") if kept else None
         if value is not None and trial.is_whole and not _others(config, trial, settings):
-            found[trial.record.key] = (settings, UNTRUSTED_SCORE if trial.causes else value)
+            is_worst = trial.causes and not has_cost
+            found[trial.record.key] = (settings, UNTRUSTED_SCORE if is_worst else value)
     return found
+
+
+def _other_costs(config: StudyConfig, old: StudyConfig) -> list[str]:
+    """The resources that make costs of the two studies unlike, where the cost is an objective."""
+    if not Objectives.of(config).has_cost:
+        return []
+    before, now = old.resources.to_mapping(), config.resources.to_mapping()
+    return settings_difference(
+        {"resources": {name: before[name] for name in _COSTLY}},
+        {"resources": {name: now[name] for name in _COSTLY}},
+    )
 
 
 def _others(config: StudyConfig, trial: Ended, settings: Mapping[str, Any]) -> list[str]:
@@ -158,7 +176,7 @@ def _add(
     study: optuna.Study,
     config: StudyConfig,
     settings: Mapping[str, Any],
-    value: float,
+    values: Sequence[float],
     *,
     beyond: Mapping[str, float],
     name: str,
@@ -166,7 +184,7 @@ def _add(
     given, drawn_from = answers(config.space, settings), distributions(config.space)
     study.add_trial(
         optuna.trial.create_trial(
-            value=value,
+            values=values,
             params=given,
             distributions={each: drawn_from[each] for each in given},
             user_attrs={WARM_START: name},
@@ -189,9 +207,7 @@ def _best_settings(config: StudyConfig, trials: list[Ended]) -> tuple[dict[str, 
     return tuple(found[:count])
 
 
-def _left_out(
-    config: StudyConfig, old: StudyConfig, trials: list[Ended], values: Mapping[str, Any]
-) -> tuple[str, ...]:
+def _left_out(config: StudyConfig, old: StudyConfig, trials: list[Ended]) -> tuple[str, ...]:
     lines = [
         f"{path}: searched there, but not here"
         for path in old.space
@@ -212,12 +228,19 @@ def _left_out(
         f"{path}: outside this study's space in {count} of {len(trials)} trials"
         for path, count in outside.items()
     ]
-    if not values:
-        lines.append(
-            "scores: not comparable with this study's, so the best settings are tried first"
-        )
-    elif len(values) < len(trials):
-        lines.append(
-            f"{len(trials) - len(values)} of {len(trials)} trials: stopped early, or not alike"
-        )
     return tuple(lines)
+
+
+def _unused(
+    trials: list[Ended], values: Mapping[str, Any], unlike: Sequence[str]
+) -> tuple[str, ...]:
+    """Why not all trials stand in the Optuna study with their values."""
+    rule = "not comparable with this study's"
+    if unlike:
+        return (f"costs: {rule} ({'; '.join(unlike)}), so the best settings are tried first",)
+    if not values:
+        return (f"scores: {rule}, so the best settings are tried first",)
+    if len(values) < len(trials):
+        left = len(trials) - len(values)
+        return (f"{left} of {len(trials)} trials: stopped early, or not alike",)
+    return ()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from gam_ray.config import ConfigError, SearchConfig, load_study_config
+from gam_ray.config.study import SamplerName
 
 STUDY = """
 name: a-study
@@ -94,6 +96,27 @@ def test_cmaes_needs_two_numbers(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"cmaes needs at least 2 numbers.*got adaptation.weight"):
         load_study_config(file)
+
+
+def test_score_or_score_and_cost_are_objectives(tmp_path: Path) -> None:
+    for names in ("[score]", "[score, cost]"):
+        assert problems(tmp_path, f"  objectives: {names}") == {}
+    assert SearchConfig().objectives == ("score",)
+
+
+@pytest.mark.parametrize("names", ["[]", "[cost]", "[cost, score]", "[score, score]"])
+def test_other_objectives_are_refused(tmp_path: Path, names: str) -> None:
+    found = problems(tmp_path, f"  objectives: {names}")
+    rule = f"must be [score] or [score, cost], but got {names}"
+    assert found == {"search.objectives": rule}
+
+
+@pytest.mark.parametrize("sampler", get_args(SamplerName))
+def test_cmaes_alone_takes_no_second_objective(tmp_path: Path, sampler: str) -> None:
+    found = problems(tmp_path, f"  sampler: {sampler}\n  objectives: [score, cost]")
+    assert list(found) == (["search.objectives"] if sampler == "cmaes" else [])
+    for message in found.values():
+        assert "cmaes takes one objective, but got [score, cost]; use another" in message
 
 
 @pytest.mark.parametrize(

@@ -42,12 +42,12 @@ def key_of(number: int) -> str:
     return apply_settings(BASE, setting(number)).key()
 
 
-def known(number: int, state: TrialState) -> KnownTrial:
-    score = 0.5 + number if state == C else None
+def known(number: int, state: TrialState, objectives: int = 1) -> KnownTrial:
+    values = [0.5 + number, 7.0][:objectives] if state == C else None
     by_step = {} if number % 3 == 0 else {10: 0.25, 20: float(number)}
     name = f"{number:02d} gan"
     beyond = beyond_of(number, state)
-    return KnownTrial(key_of(number), name, setting(number), state, score, by_step, beyond)
+    return KnownTrial(key_of(number), name, setting(number), state, values, by_step, beyond)
 
 
 def beyond_of(number: int, state: TrialState) -> dict[str, float]:
@@ -58,14 +58,15 @@ def put(study: optuna.Study, number: int, state: TrialState, *, keyed: bool = Tr
     given_answers = answers(SPACE, setting(number))
     if not keyed:  # cut off between asking and naming, with part of the answers
         given_answers = {"adaptation.weight": given_answers["adaptation.weight"]}
+    is_reported = number % 2 and state != F and len(study.directions) == 1
     study.add_trial(
         create_trial(
             state=state,
-            value=-7.0 if state == C else None,
+            values=[-7.0] * len(study.directions) if state == C else None,
             params=given_answers,
             distributions={name: DRAWN_FROM[name] for name in given_answers},
             user_attrs={KEY: key_of(number)} if keyed else {},
-            intermediate_values={10: 0.25} if number % 2 and state != F else {},
+            intermediate_values={10: 0.25} if is_reported else {},
             constraints=beyond_of(number, state),
         )
     )
@@ -80,6 +81,7 @@ any_state = st.tuples(
     st.lists(one_trial, max_size=6),
     st.lists(st.sampled_from([R, C, P, F]), max_size=2),  # in Optuna, without a key
     st.randoms(use_true_random=False),
+    st.sampled_from([["maximize"], ["maximize", "minimize"]]),
 )
 
 
@@ -91,15 +93,18 @@ def by_key(study: optuna.Study) -> dict[str, list[optuna.trial.FrozenTrial]]:
     return found
 
 
-def set_up(trials: Any, keyless: Any, random: Any) -> tuple[optuna.Study, list[KnownTrial]]:
+def set_up(
+    trials: Any, keyless: Any, random: Any, directions: Any
+) -> tuple[optuna.Study, list[KnownTrial]]:
     """An Optuna study in such a state, and what the storage says."""
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(directions=directions)
     puts = [(number, each, True) for number, (_, states) in enumerate(trials) for each in states]
     puts += [(100 + number, each, False) for number, each in enumerate(keyless)]
     random.shuffle(puts)
     for number, each, keyed in puts:
         put(study, number, each, keyed=keyed)
-    return study, [known(n, said) for n, (said, _) in enumerate(trials) if said is not None]
+    saying = [(number, said) for number, (said, _) in enumerate(trials) if said is not None]
+    return study, [known(number, said, len(directions)) for number, said in saying]
 
 
 @settings(deadline=None, max_examples=200)
@@ -115,6 +120,7 @@ def test_any_two_states_are_made_one(state: Any) -> None:
         true = [trial for trial in optunas[each.key] if trial.state == each.state]
         assert true, "no trial in Optuna has the state that the storage has"
         assert true[0].constraints == each.excesses
+        assert len(study.directions) == 1 or not true[0].intermediate_values
         # Among those that were wrong before, none is left open.
         assert len([t for t in optunas[each.key] if t.state == R]) == (each.state == R)
         assert {name: true[0].params[name] for name in DRAWN_FROM} == answers(SPACE, each.settings)

@@ -125,6 +125,18 @@ def stub(make_config: MakeConfig) -> Stub:
     return study
 
 
+@pytest.mark.parametrize("objectives", [["score"], ["score", "cost"]])
+def test_what_the_search_looked_for_stands_by_its_sampler(
+    make_config: MakeConfig, objectives: list[str]
+) -> None:
+    study = Stub(make_config(search={"trials": 4, "objectives": objectives}))
+    study.add((0, 0, 0, 0, 1, 2), role="no adaptation")
+    for number in range(10):
+        study.add((0, 0, 1, 1, 2, 2) if number % 2 else (0, 1, 1, 1, 2, 2))
+    text = study.page().text
+    assert ("tpe, for score and cost; stopped" in text) == (len(objectives) > 1)
+
+
 def leave_masks(store: StudyStore, key: str, masks: np.ndarray) -> None:
     nothing = np.zeros(0)
     np.savez(

@@ -57,9 +57,17 @@ def older_study(make: MakeConfig, *, rate: float | None = None, **changes: Any) 
     return old
 
 
-def start(make: MakeConfig, objective: Any = "class_ami", **search: Any) -> Search:
+def start(
+    make: MakeConfig, objective: Any = "class_ami", resources: Any = None, **search: Any
+) -> Search:
     given = {"trials": 12, "warm_start": "older", **search}
-    config = make(name="newer", space=SPACE, objective={"score": objective}, search=given)
+    config = make(
+        name="newer",
+        space=SPACE,
+        objective={"score": objective},
+        search=given,
+        resources=resources or {},
+    )
     return start_search(config, StudyStore(config.folder))
 
 
@@ -154,6 +162,42 @@ def test_what_an_older_trial_violates_here_is_known(make_config: MakeConfig) -> 
     known = [trial for trial in search.study.trials if WARM_START in trial.user_attrs]
     excesses = [trial.constraints["score/class_ami >= 0.4"] for trial in known]
     assert excesses == pytest.approx([(0.4 - score) / 0.4 for score in (0.3, 0.8, 0.9)])
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_score_and_cost_of_the_older_trials_are_taken(
+    make_config: MakeConfig, sampler: str
+) -> None:
+    """An older study of the score alone will do: its trials' ends say what they took."""
+    gpus = {"workers": 2, "gpus_per_worker": 1.0}
+    older_study(make_config, resources=gpus)
+    search = start(make_config, sampler=sampler, objectives=["score", "cost"], resources=gpus)
+    known = [trial for trial in search.study.trials if WARM_START in trial.user_attrs]
+    assert [(t.values, t.constraints) for t in known] == [
+        ([0.3, 4.0], {"trusted": -1}),
+        ([0.8, 4.0], {"trusted": -1}),
+        ([0.9, 4.0], {"trusted": 1}),  # with its true score
+    ]
+
+
+def test_costs_of_other_resources_are_not_taken_but_the_best_settings_tried(
+    make_config: MakeConfig,
+) -> None:
+    older_study(make_config, resources={"workers": 2})
+    both = {"objectives": ["score", "cost"]}
+    search = start(make_config, **both)
+    assert taken(search) == []
+    assert search.warm_start is not None
+    assert len(search.warm_start.settings) == 3
+    assert search.warm_start.left_out[-1] == (
+        "costs: not comparable with this study's (resources.workers: 2 → 1), so the best settings "
+        "are tried first"
+    )
+
+
+def test_resources_do_not_matter_where_cost_is_no_objective(make_config: MakeConfig) -> None:
+    older_study(make_config, resources={"workers": 2})
+    assert len(taken(start(make_config))) == 3
 
 
 def test_settings_that_violate_a_constraint_here_are_not_tried_first(
