@@ -37,8 +37,9 @@ import optuna
 import yaml
 from tables import commit, stamp
 
+from gam_ray.config import StudyConfig
 from gam_ray.study import results
-from gam_ray.study.store import StudyStore, TrialFiles
+from gam_ray.study.store import Role, StudyStore, TrialFiles
 from gam_ray.tracking import read_status
 
 TRIALS = 12
@@ -150,6 +151,7 @@ class Running:
         self.store = StudyStore(folder / "studies" / STUDY["name"])
         settings = {**STUDY, "storage": str(folder / "studies"), **changes}
         self.begun: set[str] = set()
+        self.planned = StudyConfig.from_mapping(settings).planned_trials
         self._file = folder / "study.yaml"
         self._file.write_text(yaml.safe_dump(settings))
         self.process = self.run()
@@ -265,6 +267,33 @@ def random_kills(_: Cluster, study: Running, *, times: int = 20) -> dict[str, An
         kills += 1
         study.run()
     return {"kills": kills}
+
+
+def kill_in(*stages: tuple[Role, int]) -> Harm:
+    """The study's process dies in each of these stages, and is taken up again each time.
+
+    Args:
+        stages: Role of the trials of a stage, and their last step.
+    """
+
+    def harm(_: Cluster, study: Running) -> dict[str, Any]:
+        for role, last in stages:
+
+            def runs(role: Role = role, last: int = last) -> bool:
+                return any(
+                    files.state() == "running"
+                    and files.record().role == role
+                    and files.record().config.last_step == last
+                    for files in study.store.trials()
+                )
+
+            study.wait(runs)
+            time.sleep(1.0)
+            study.kill()
+            study.run()
+        return {"kills": len(stages)}
+
+    return harm
 
 
 def stop(_: Cluster, study: Running) -> dict[str, Any]:
@@ -493,7 +522,30 @@ ROWS: dict[str, tuple[str, Harm]] = {
     "mlflow_full": ("MLflow's disk full for a while", mlflow_full),
     "damaged": ("the study's process killed -9, newest checkpoints damaged", damaged),
     "diverged": ("trials whose loss becomes NaN", diverged),
+    "stages": (
+        "the study's process killed -9 while a finalist runs again, and while the student learns",
+        kill_in(("again", 240), ("student", 200)),
+    ),
+    "generations": (
+        "the same in the second and in the third generation of population-based training",
+        kill_in(("generation", 480), ("generation", 720)),
+    ),
     "kills": ("the study's process killed -9 at 20 random moments", random_kills),
+}
+# What a row's study has otherwise.
+CHANGES: dict[str, dict[str, Any]] = {
+    "diverged": {
+        "space": {**STUDY["space"], "optimizer.target_lr": {"choice": [2e-4, 1e30]}},
+        "search": {**STUDY["search"], "enqueue": [{"optimizer.target_lr": 1e30}]},
+    },
+    "stages": {
+        "objective": {**STUDY["objective"], "finalists": 2, "seeds": 2},
+        "student": {"teachers": 3, "steps": 200},
+    },
+    "generations": {
+        "search": {**STUDY["search"], "trials": 6},
+        "schedule": {"kind": "pbt", "generations": 3},
+    },
 }
 
 
@@ -517,18 +569,10 @@ def row(name: str, folder: Path) -> dict[str, Any]:
     here = folder / name
     shutil.rmtree(here, ignore_errors=True)
     here.mkdir(parents=True)
-    changes: dict[str, Any] = {}
+    changes = CHANGES.get(name, {})
     if name.startswith("mlflow"):
         _MLflow.port = _quiet_port()
         changes = {"tracking": {"uri": f"http://127.0.0.1:{_MLflow.port}"}}
-    if name == "diverged":
-        changes = {
-            "space": {**STUDY["space"], "optimizer.target_lr": {"choice": [2e-4, 1e30]}},
-            "search": {
-                **STUDY["search"],
-                "enqueue": [{"optimizer.target_lr": 1e30}],
-            },
-        }
     small = {"disk": "studies", "read_only": "studies", "mlflow_full": "server"}.get(name)
     place = here / small if small else None
     with _cluster() as cluster, _mounted(place, on_disk=name == "read_only"):
@@ -572,9 +616,9 @@ def compare(study: Running, undisturbed: Path, name: str) -> dict[str, Any]:
     return {
         "state": results.status(store)["state"],
         "trials_lost": max(
-            len(study.begun - finished - over), len(expected) - len(finished | over)
+            len(study.begun - finished - over), study.planned - len(finished | over)
         ),
-        "trials_doubled": max(0, len(found) - len(expected)) + _doubled_runs(database),
+        "trials_doubled": max(0, len(found) - study.planned) + _doubled_runs(database),
         **_rows(store, database),
         "trials_compared": len(common),
         "trials_different": len(different),

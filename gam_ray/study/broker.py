@@ -542,10 +542,9 @@ class Broker:
         return bool(self._waiting) or self._closed is not None or self._stopping
 
     def _is_idle(self) -> bool:
-        trials = self._trials.values()
-        if self._stopping:
-            return not any(trial.lane for trial in trials)
-        return all(trial.is_over for trial in trials)
+        # What an earlier life has left open counts once it is asked for: by a later stage, perhaps.
+        waits = bool(self._waiting) and not self._stopping
+        return not waits and not any(trial.lane for trial in self._trials.values())
 
     def _is_decided(self, trial: _Trial, step: int) -> bool:
         return step in trial.decisions or self._stopping

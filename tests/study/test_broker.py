@@ -411,6 +411,31 @@ def test_relays_hear_the_same_from_a_broker_that_was_started_again(make_config: 
     run(scenario())
 
 
+def test_a_trial_that_an_earlier_life_left_open_is_waited_for_once_it_is_asked_for(
+    make_config: MakeConfig,
+) -> None:
+    config = make_config()
+
+    async def first_life() -> str:
+        broker = Broker(config, ())
+        key = await broker.submit({WEIGHT: 1.0, "seed": 7}, "again")
+        assert await broker.next_trial("lane-0", 1)
+        assert not await broker.wait_until_idle(0.01)
+        return key
+
+    async def second_life(key: str) -> None:
+        broker = Broker(config, ())
+        assert await broker.wait_until_idle(1)
+        assert await broker.submit({WEIGHT: 1.0, "seed": 7}, "again") == key
+        assert not await broker.wait_until_idle(0.01)
+        assert (await broker.next_trial("lane-0", 1)).key == key
+        assert not await broker.wait_until_idle(0.01)
+        await broker.fail("lane-0", key, "over", final=True)
+        assert await broker.wait_until_idle(1)
+
+    run(second_life(run(first_life())))
+
+
 def test_a_study_that_stops_lets_trials_pause_and_no_other_start(make_config: MakeConfig) -> None:
     config = make_config()
 
