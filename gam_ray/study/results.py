@@ -111,8 +111,8 @@ def best(store: StudyStore) -> dict[str, Any]:
 def pareto(trials: list[Ended], resources: ResourcesConfig) -> list[dict[str, Any]]:
     """The trials that no other beats in score and cost, whatever the sampler, cheapest first.
 
-    The cost is what the trial took: seconds of its lane or, where it has GPUs, seconds × GPUs.
-    Students are none of them: their scores are no measure of them, and they cost their teachers.
+    The cost is what the trial took: seconds of its lane or, where it has GPUs, seconds × GPUs; of
+    one that goes on from another, what that one took as well. Students are none of them: their scores are no measure of them, and they cost their teachers.
 
     Args:
         trials: Those that ended in order; what the guard or a constraint leaves out is left out.
@@ -124,19 +124,29 @@ def pareto(trials: list[Ended], resources: ResourcesConfig) -> list[dict[str, An
     """
     unit = "gpu_seconds" if lane_gpus(resources) else "seconds"
     able = [trial for trial in trials if not trial.left_out and trial.record.role != "student"]
+    took = _with_forerunners({trial.record.key: trial for trial in trials})
     front: list[dict[str, Any]] = []
-    for trial in sorted(able, key=lambda trial: (trial.seconds, -trial.score)):
+    for trial in sorted(able, key=lambda trial: (took[trial.record.key], -trial.score)):
         if not front or trial.score > front[-1]["score"]:
             front.append(
                 {
                     "trial": trial.record.key,
                     "name": trial.record.name,
                     "score": trial.score,
-                    "cost": trial_cost(trial.seconds, resources),
+                    "cost": trial_cost(took[trial.record.key], resources),
                     "unit": unit,
                 }
             )
     return front
+
+
+def _with_forerunners(trials: Mapping[str, Ended]) -> dict[str, float]:
+    """Key → seconds of a trial and of those that it goes on from, one after another."""
+    found: dict[str, float] = {}
+    for key, trial in trials.items():  # by number: a trial comes after what it goes on from
+        before = trial.record.config.continues
+        found[key] = trial.seconds + (found.get(before, 0.0) if before else 0.0)
+    return found
 
 
 def _percentile(score: float, trials: list[Ended]) -> float:

@@ -16,6 +16,7 @@ from study_records import METRICS, votes
 from gam_ray.config import SearchSpace, StudyConfig, apply_settings
 from gam_ray.study.choosing import ended_trials, teachers
 from gam_ray.study.generations import FACTORS, explored, next_generation
+from gam_ray.study.results import pareto
 from gam_ray.study.schedule import build_scheduler, rungs
 from gam_ray.study.store import EndRecord, ReportRecord, Role, StudyStore, TrialRecord
 
@@ -115,6 +116,18 @@ def test_a_generation_follows_from_those_before_it_alone(config: StudyConfig) ->
     assert {settings["steps"] for settings in third} == {3 * config.trial.steps}
     other = config.model_copy(update={"search": config.search.model_copy(update={"seed": 1})})
     assert next_generation(other, population.store, 2) != second
+
+
+def test_a_network_cost_what_all_its_generations_took(config: StudyConfig) -> None:
+    population = Population(config)
+    population.search([0.5, 0.4, 0.3])
+    for number in (2, 3):
+        settings = next_generation(config, population.store, number)[0]
+        newest = population.add(settings, "generation", 0.5 + 0.1 * number)
+    ended = ended_trials(population.store, config.objective, {})
+    front = {each["trial"]: each["cost"] for each in pareto(ended, config.resources)}
+    assert front[newest.key] == 6.0
+    assert sorted(front.values()) == [2.0, 4.0, 6.0]
 
 
 def test_later_voters_do_not_change_what_a_generation_was(make_config: MakeConfig) -> None:
