@@ -112,7 +112,8 @@ def pareto(trials: list[Ended], resources: ResourcesConfig) -> list[dict[str, An
     """The trials that no other beats in score and cost, whatever the sampler, cheapest first.
 
     The cost is what the trial took: seconds of its lane or, where it has GPUs, seconds × GPUs; of
-    one that goes on from another, what that one took as well. Students are none of them: their scores are no measure of them, and they cost their teachers.
+    one that goes on from another, what that one took as well. Students are none of them: their
+    scores are no measure of them, and they cost their teachers.
 
     Args:
         trials: Those that ended in order; what the guard or a constraint leaves out is left out.
