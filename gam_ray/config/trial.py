@@ -31,7 +31,11 @@ class TaskConfig(ConfigModel):
 
 
 class AugmentationConfig(ConfigModel):
-    """Random changes of training images, drawn for each image from the trial's seeds."""
+    """Random changes of training images, drawn for each image from the trial's seeds.
+
+    On a GPU they are done there, for whole batches, with draws of their own: the same seed gives
+    other changes than on a CPU. Colours change in a fixed order there, in any order on a CPU.
+    """
 
     flip: bool = False
     """Mirror half of the images left to right; not for digits."""

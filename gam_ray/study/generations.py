@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ from gam_ray.study.store import Role, StudyStore, TrialRecord
 # As the paper has it: numbers are multiplied by one of these, or now and then drawn anew.
 FACTORS = (0.8, 1.25)
 DRAWN_ANEW = 0.25
+# Two copies that are alike would be one trial. So often another change is looked for.
+ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,27 @@ def next_generation(config: StudyConfig, store: StudyStore, number: int) -> list
     best = able[: max(1, count)]
     ranked = [*able, *unable]
     worst = ranked[len(best) :][-max(count, len(unable)) :]
-    found = []
+    found: list[dict[str, Any]] = []
     for slot, member in enumerate(members):
         drawn = random.Random(derive_seed(config.search.seed, "generation", number, slot))  # noqa: S311 - not a secret
         parent, settings = member.record, dict(member.record.settings)
         if member in worst:
-            parent = drawn.choice(best).record
-            settings = explored(config.space, parent.settings, drawn)
+            parent, settings = _copy(config.space, best, drawn, found)
         steps = number * config.trial.steps
         found.append({**settings, "steps": steps, "continues": parent.key})
     return found
+
+
+def _copy(
+    space: SearchSpace, best: Sequence[Member], drawn: random.Random, others: Sequence[Any]
+) -> tuple[TrialRecord, dict[str, Any]]:
+    """One of the best and changed settings, others than another copy of it has, if there are any."""
+    for _ in range(ATTEMPTS):
+        parent = drawn.choice(best).record
+        settings = explored(space, parent.settings, drawn)
+        if not any({**each, **settings, "continues": parent.key} == each for each in others):
+            break
+    return parent, settings
 
 
 def explored(

@@ -26,7 +26,6 @@ from gam_ray.adaptation import (
     loss_ratios,
     rank,
     remeasure,
-    shard,
     train_mode,
 )
 from gam_ray.config import AugmentationConfig, TrialConfig, derive_seed
@@ -35,14 +34,12 @@ from gam_ray.selection.collapse import guard_figures
 from gam_ray.selection.evidence import Predictions
 from gam_ray.selection.oracle import OracleReading, read_oracle
 from gam_ray.selection.scores import all_scores
-from gam_ray.training.augmentation import Augmentation
+from gam_ray.training.batches import Batches
 from gam_ray.training.captured import CapturedSteps, Inputs
 from gam_ray.training.checkpoints import save_checkpoint, save_next
 from gam_ray.training.data import (
-    IndexStream,
     TaskData,
     load_target_labels,
-    resident,
     to_float,
 )
 from gam_ray.training.evaluation import (
@@ -238,7 +235,7 @@ class GeneralRun:
             compile_layers(run.source)
             compile_layers(run.target)
         self._source = _SourceSide(run)
-        self._target = _Stream(config, "target", data.target_train.images, run.place.device)
+        self._target = _batches(config, "target", data.target_train.images, self._device)
 
     def train(self, saved: dict[str, Any] | None) -> tuple[int, bool]:
         """Go on to the last step; (steps done, whether the reporter says to go on).
@@ -288,7 +285,7 @@ class GeneralRun:
         own = self._source.inputs_a_step
         with with_compiled_layers() if self._compiles else nullcontext():
             source = self._source.activations(*inputs[:own])
-            health.add(self._matching.step(source, self._target.images(*inputs[own:])))
+            health.add(self._matching.step(source, self._target.take(*inputs[own:])[0]))
 
     def _start(self, step: int) -> None:
         """Modes and noise of the steps after `step`, the same for a trial that is resumed there."""
@@ -344,34 +341,18 @@ class GeneralRun:
 _LEARNERS = ("discriminators", "target_optimizer", "discriminator_optimizer")
 
 
-class _Stream:
-    """This worker's share of the images of one side, step by step."""
-
-    def __init__(
-        self, config: TrialConfig, side: str, images: Tensor, device: torch.device
-    ) -> None:
-        self._device = device
-        seed = derive_seed(config.seed, "batches", side)
-        self._order = IndexStream(len(images), config.batch_size, seed)
-        self._augmentation = Augmentation(config.augmentation, seed)
-        is_augmented = config.augmentation != AugmentationConfig()
-        self._resident = None if is_augmented else resident(images, device)
-        self._images = images
-        self.inputs_a_step = 2 if self._resident is None else 1
-
-    def inputs(self, step: int) -> Inputs:
-        """What step 0, 1, … takes: indices [n], and uint8 images unless the device has them."""
-        indices = shard(self._order.batch(step))
-        if self._resident is not None:
-            return (indices,)
-        return indices, self._augmentation.images(self._images[indices], step=step)
-
-    def images(self, indices: Tensor, images: Tensor | None = None) -> Tensor:
-        """Float images [n, C, H, W] of what `inputs` gave, once it is on the device."""
-        if images is None:
-            assert self._resident is not None
-            images = self._resident[indices]
-        return to_float(images, self._device)
+def _batches(config: TrialConfig, side: str, images: Tensor, device: torch.device) -> Batches:
+    """Those of one side, step by step."""
+    seed = derive_seed(config.seed, "batches", side)
+    return Batches(
+        images,
+        None,
+        config.augmentation,
+        batch_size=config.batch_size,
+        order_seed=seed,
+        seed=seed,
+        device=device,
+    )
 
 
 class _SourceSide:
@@ -383,7 +364,7 @@ class _SourceSide:
     def __init__(self, run: Run) -> None:
         config, images = run.config, run.data.source_train.images
         names = config.adaptation.layers
-        self._stream = _Stream(config, "source", images, run.place.device)
+        self._batches = _batches(config, "source", images, run.place.device)
         self._kept: dict[str, Tensor] = {}
         if self._may_be_kept(config, len(images)):
             activations = source_activations(run.source_file, run.place.device)
@@ -401,19 +382,19 @@ class _SourceSide:
     @property
     def inputs_a_step(self) -> int:
         """How many tensors `inputs` gives."""
-        return self._stream.inputs_a_step
+        return self._batches.inputs_a_step
 
     def inputs(self, step: int) -> Inputs:
         """What step 0, 1, … takes."""
-        return self._stream.inputs(step)
+        return self._batches.inputs(step)
 
     @torch.no_grad()
-    def activations(self, indices: Tensor, images: Tensor | None = None) -> dict[str, Tensor]:
+    def activations(self, indices: Tensor, *others: Tensor) -> dict[str, Tensor]:
         """Layer name → activation for what `inputs` gave, once it is on the device."""
         found = {name: rows[indices] for name, rows in self._kept.items()}
         if self._others is not None:
             with self._in_precision():
-                found |= self._others(self._stream.images(indices, images))
+                found |= self._others(self._batches.take(indices, *others)[0])
         return found
 
 

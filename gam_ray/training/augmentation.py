@@ -25,11 +25,6 @@ class Augmentation:
         self._transform = _transform(config)
         self._seed = seed
 
-    @property
-    def is_none(self) -> bool:
-        """Whether images stay as they are."""
-        return self._transform is None
-
     def images(self, images: Tensor, *, step: int) -> Tensor:
         """This worker's uint8 images [N, C, H, W] of a step, changed."""
         return self.pairs(images, images.new_zeros(len(images)), step=step)[0]

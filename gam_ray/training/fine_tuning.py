@@ -10,7 +10,6 @@ from gam_ray.adaptation import Adam, rank, sum_over_workers, train_mode
 from gam_ray.config import TrialConfig, derive_seed
 from gam_ray.domains import LabelledImages
 from gam_ray.networks import MatchableNetwork
-from gam_ray.training.augmentation import Augmentation
 from gam_ray.training.data import load_target_labels
 from gam_ray.training.reports import DivergedError, Progress
 from gam_ray.training.supervised import Supervised
@@ -76,7 +75,7 @@ def fine_tune(
         labelled.labels,
         Adam(network.parameters(), lr=settings.learning_rate),
         batch_size=settings.batch_size,
-        augmentation=Augmentation(whole, seed),
+        augmentation=whole,
         steps=settings.steps,
         seed=seed,
         device=device,

@@ -22,7 +22,7 @@ from gam_ray.adaptation import (
 )
 from gam_ray.config import PretrainingConfig, TaskConfig, derive_seed
 from gam_ray.networks import MatchableNetwork, build_network
-from gam_ray.training.augmentation import Augmentation, check_augmentation
+from gam_ray.training.augmentation import check_augmentation
 from gam_ray.training.checkpoints import load_checkpoint, save_checkpoint
 from gam_ray.training.data import TaskData
 from gam_ray.training.reports import DivergedError, Progress
@@ -213,7 +213,7 @@ def train_source(
         data.source_train.labels,
         optimizer,
         batch_size=config.batch_size,
-        augmentation=Augmentation(config.augmentation, config.seed),
+        augmentation=config.augmentation,
         steps=config.steps,
         seed=config.seed,
         device=device,

@@ -16,7 +16,6 @@ from torch import Tensor
 from gam_ray.adaptation import Adam, gather_rows, rank, sum_over_workers, train_mode
 from gam_ray.config import StudentConfig, derive_seed
 from gam_ray.networks import MatchableNetwork
-from gam_ray.training.augmentation import Augmentation
 from gam_ray.training.evaluation import float_batches, full_size
 from gam_ray.training.reports import DivergedError, Progress
 from gam_ray.training.supervised import Supervised
@@ -92,7 +91,7 @@ def train_student(
         labels,
         Adam(student.parameters(), lr=settings.learning_rate),
         batch_size=batch_size,
-        augmentation=Augmentation(settings.augmentation, seed),
+        augmentation=settings.augmentation,
         steps=settings.steps,
         seed=seed,
         device=device,

@@ -7,12 +7,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from gam_ray.adaptation import shard, sum_over_workers, world_size
-from gam_ray.config import derive_seed
+from gam_ray.adaptation import sum_over_workers, world_size
+from gam_ray.config import AugmentationConfig, derive_seed
 from gam_ray.domains import VOID
-from gam_ray.training.augmentation import Augmentation
-from gam_ray.training.captured import CapturedSteps, Inputs
-from gam_ray.training.data import IndexStream, resident, to_float
+from gam_ray.training.batches import Batches
+from gam_ray.training.captured import CapturedSteps
 from gam_ray.training.evaluation import full_size
 
 # A label that no image has: 255 is void in maps, and a class like any other elsewhere.
@@ -30,7 +29,7 @@ class Supervised:
         batch_size: Images a step, over all workers.
         augmentation: Of the images.
         steps: How many steps there will be.
-        seed: Of the batches.
+        seed: Of the batches, and of how they are changed.
         device: Where the network is.
     """
 
@@ -42,42 +41,36 @@ class Supervised:
         optimizer: torch.optim.Optimizer,
         *,
         batch_size: int,
-        augmentation: Augmentation,
+        augmentation: AugmentationConfig,
         steps: int,
         seed: int,
         device: torch.device,
     ) -> None:
-        self._images, self._labels = images, labels
         self._optimizer = optimizer
-        self._augmentation = augmentation
-        self._device = device
-        self._stream = IndexStream(len(images), batch_size, derive_seed(seed, "batches"))
+        self._batches = Batches(
+            images,
+            labels,
+            augmentation,
+            batch_size=batch_size,
+            order_seed=derive_seed(seed, "batches"),
+            seed=seed,
+            device=device,
+        )
         self._model = network
         if world_size() > 1:
             self._model = DistributedDataParallel(network, broadcast_buffers=False)
-        self._residents: tuple[Tensor, ...] = ()
-        if augmentation.is_none:
-            found = resident(images, device), resident(labels, device)
-            self._residents = tuple(each for each in found if each is not None)
         self._loss = torch.zeros((), device=device)
-        self._take = CapturedSteps(self._step, self._inputs, steps=steps, device=device)
+        self._take = CapturedSteps(self._step, self._batches.inputs, steps=steps, device=device)
 
     def step(self, index: int) -> Tensor:
         """Step 0, 1, …; this worker's share of the loss until the next step, detached."""
         self._take(index)
         return self._loss
 
-    def _inputs(self, index: int) -> Inputs:
-        indices = shard(self._stream.batch(index))
-        if len(self._residents) == 2:
-            return (indices,)
-        return self._augmentation.pairs(self._images[indices], self._labels[indices], step=index)
-
     def _step(self, *inputs: Tensor) -> None:
-        if len(inputs) == 1:
-            inputs = tuple(each[inputs[0]] for each in self._residents)
-        images, labels = inputs
-        loss = mean_cross_entropy(self._model(to_float(images, self._device)), labels)
+        images, labels = self._batches.take(*inputs)
+        assert labels is not None
+        loss = mean_cross_entropy(self._model(images), labels)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self._optimizer.step()

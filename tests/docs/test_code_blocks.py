@@ -34,6 +34,7 @@ OTHERS = {
     "kind",
     "kubectl",
     "mlflow",
+    "nvidia-cuda-mps-control",
     "optuna-dashboard",
     "ray",
     "sbatch",

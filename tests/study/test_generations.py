@@ -118,6 +118,22 @@ def test_a_generation_follows_from_those_before_it_alone(config: StudyConfig) ->
     assert next_generation(other, population.store, 2) != second
 
 
+def test_copies_of_one_network_are_not_alike(make_config: MakeConfig) -> None:
+    config = make_config(
+        space={"adaptation.weight": {"log": [0.1, 10]}},
+        search={"trials": 9},
+        objective={"score": "class_ami"},
+        schedule={"kind": "pbt", "generations": 2, "reduction_factor": 9},
+    )
+    population = Population(config)
+    population.add({"adaptation.weight": 1.0}, "search", 0.9)
+    for number in range(8):
+        population.add({"adaptation.weight": 2.0 + number}, "search", 0.1, shift=0.9)
+    planned = next_generation(config, population.store, 2)
+    keys = {apply_settings(config.trial, settings).key() for settings in planned}
+    assert len(keys) == len(planned) == 9
+
+
 def test_a_network_cost_what_all_its_generations_took(config: StudyConfig) -> None:
     population = Population(config)
     population.search([0.5, 0.4, 0.3])

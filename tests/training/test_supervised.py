@@ -94,7 +94,7 @@ def train_street(folder: Path) -> None:
         train.labels,
         torch.optim.SGD(network.parameters(), lr=0.1),
         batch_size=4,
-        augmentation=Augmentation(STREET.augmentation.model_copy(update={"flip": True}), 1),
+        augmentation=STREET.augmentation.model_copy(update={"flip": True}),
         steps=3,
         seed=1,
         device=CPU,
