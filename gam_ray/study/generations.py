@@ -77,7 +77,7 @@ def next_generation(config: StudyConfig, store: StudyStore, number: int) -> list
 def _copy(
     space: SearchSpace, best: Sequence[Member], drawn: random.Random, others: Sequence[Any]
 ) -> tuple[TrialRecord, dict[str, Any]]:
-    """One of the best and changed settings, others than another copy of it has, if there are any."""
+    """One of the best and changed settings, others than another copy has, if there are any."""
     for _ in range(ATTEMPTS):
         parent = drawn.choice(best).record
         settings = explored(space, parent.settings, drawn)
