@@ -26,7 +26,7 @@ class Question:
         planned: Trials in all, as the study file asks for.
         sampler: What proposed the settings.
         objectives: What it looked for: ``score``, or ``score`` and ``cost``.
-        schedule: What stopped weak trials early, or ``none``.
+        schedule: What stopped weak trials early, or ``none``; ``pbt`` trained them on instead.
     """
 
     source: str
