@@ -103,8 +103,9 @@ def main() -> None:
     }
     if given.workers:
         content["workers_ms"] = workers(CASES["ERFNet, batch 4, 240×176"])
-        one, two = content["workers_ms"].values()
+        one, two, half = content["workers_ms"].values()
         print(f"| ERFNet, workers | 1: {one:.0f} ms, 2: {two:.0f} ms | × {one / two:.2f} |")
+        print(f"| ERFNet, half the batch alone | {half:.0f} ms | × {one / half:.2f} |")
     if given.json:
         given.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
@@ -256,18 +257,23 @@ def by_gam_ray(case: Case, *, looked_up: bool) -> Step:
 
 
 def workers(case: Case) -> dict[str, float]:
-    """Workers → milliseconds a step of one global batch, one thread each; medians."""
+    """Workers → milliseconds a step of one global batch, one thread each; medians.
+
+    ``half`` is one worker on half of the batch with the other core idle, which is what two could
+    reach if they did not disturb each other.
+    """
     found = {}
-    for count in (1, 2):
+    half = replace(case, batch=case.batch // 2)
+    for name, count, batch in (("1", 1, case), ("2", 2, case), ("half", 1, half)):
         context = mp.get_context("forkserver")
         queue = context.Queue()
         group = [
-            context.Process(target=_worker, args=(number, count, case, queue))
+            context.Process(target=_worker, args=(number, count, batch, queue))
             for number in range(count)
         ]
         for process in group:
             process.start()
-        found[str(count)] = float(queue.get(timeout=600))
+        found[name] = float(queue.get(timeout=600))
         for process in group:
             process.join()
     return found
