@@ -100,7 +100,7 @@ def run_trial(
         DivergedError: If a loss or a parameter is no longer finite.
         TrialPausedError: If the reporter says to pause; run again, it goes on from there.
     """
-    with tensor_cores():
+    with tensor_cores(place.device):
         return _run_trial(config, place, reporter, oracle_at_reports=oracle_at_reports)
 
 
