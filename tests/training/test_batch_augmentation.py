@@ -114,3 +114,16 @@ def test_an_image_has_the_same_chance_whatever_the_number_of_workers(
         share = mock.Mock(side_effect=lambda rows, rank=rank: rows[rank::2])
         monkeypatch.setattr(batch_augmentation, "shard", share)
         assert torch.equal(found.draw(3), whole[rank::2])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_nothing_is_waited_for_and_nothing_lies_elsewhere(channels: int) -> None:
+    """On a device without numbers, which refuses to be asked for one or to be mixed with others."""
+    found, _, drawn = augmentation(
+        rotate=30.0, shift=0.2, zoom=0.3, crop=(8, 11), flip=True, colour=0.4
+    )
+    there = drawn.to("meta")
+    changed = found.images(images(channels).to("meta"), there)
+    moved = found.labels(labels().to("meta"), there)
+    assert (changed.device.type, changed.shape) == ("meta", (COUNT, channels, 8, 11))
+    assert (moved.device.type, moved.shape, moved.dtype) == ("meta", (COUNT, 8, 11), torch.uint8)
