@@ -32,7 +32,7 @@ from gam_ray.adaptation.taps import Taps
 # A channel that never varies (a dead ReLU) has σ = 0; this keeps α finite, and such a
 # channel is moved to the source's mean only.
 SMALLEST_STD = 1e-5
-# A channel whose σ is this, with that added, does not vary: roots are not exact.
+# The same of 1 / (1 / σ), which is not σ to the last bit.
 STILL_STD = 1.001 * SMALLEST_STD
 # What one layer gives out over all batches of a worker is kept for the next layer up to this size:
 # 80,000 digits behind LeNet's second convolution. Larger ones are computed again.
@@ -139,7 +139,7 @@ class ChannelMatching(nn.Module):
     def _affine(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         """(α, β) for these target moments; α is never zero, so that it can be undone."""
         scale = self.source_std.clamp(min=SMALLEST_STD) / std.clamp(min=SMALLEST_STD)
-        scale = torch.where(std <= STILL_STD, torch.ones_like(scale), scale)
+        scale = torch.where(std <= SMALLEST_STD, torch.ones_like(scale), scale)
         return scale, self.source_mean - scale * mean
 
     @torch.no_grad()

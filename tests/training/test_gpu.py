@@ -212,7 +212,7 @@ def test_matching_by_the_batch_is_the_same_on_both(
     torch.manual_seed(0)
     kind = torch.float64
     activation = torch.randn(shape, dtype=kind)
-    activation[:, 2] = 0.7  # a channel that does not vary
+    activation[:, 2] = 0.0  # a channel that does not vary
     if len(shape) == 4:
         activation = activation.to(memory_format=layout)
     source = Moments(torch.randn(7, dtype=kind), torch.rand(7, dtype=kind))
