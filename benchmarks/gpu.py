@@ -30,7 +30,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from steps import Case, draw, networks
+from steps import BETAS, RATE, WEIGHT, Case, draw, matching_of, networks
 from tables import stamp
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
@@ -41,9 +41,7 @@ from gam_ray.adaptation import (
     Adam,
     Discriminators,
     GeneralMatching,
-    Players,
     build_discriminator,
-    choose_layers,
 )
 from gam_ray.config import TrialConfig
 from gam_ray.config.trial import FORMS
@@ -58,7 +56,6 @@ from gam_ray.training.trial import Place, run_trial
 
 GPU = torch.device("cuda")
 STEPS, IMAGES = 10_000, 60_000
-WEIGHT, RATE, BETAS = 0.1, 2e-4, (0.5, 0.999)
 DIGITS = Case("lenet", 10, (1, 28, 28), ("fc3", "fc4"), 128, 1)
 STREETS = Case("erfnet", 19, (3, 512, 1024), ("layer4", "layer8", "layer12", "layer17"), 8, 1)
 PACKED = (1, 2, 4, 8, 16)
@@ -145,29 +142,12 @@ def digits_in(adaptation: Mapping[str, Any]) -> dict[str, float]:
 
 def matching(case: Case, precision: torch.dtype, *, is_compiled: bool = False) -> GeneralMatching:
     """gam_ray's step on the GPU."""
-    layout = torch.channels_last
-    source, target, judges = networks(case, layout)
+    source, target, judges = networks(case, torch.channels_last)
     source, target = source.to(GPU), target.to(GPU)
     if is_compiled:
         compile_layers(source)
         compile_layers(target)
-    discriminators = Discriminators(judges).to(GPU)
-    players = Players(
-        source=source,
-        target=target,
-        source_layers=choose_layers(source.layers, case.layers),
-        target_layers=choose_layers(target.layers, case.layers),
-        discriminators=discriminators,
-        target_optimizer=Adam(target.parameters(), lr=RATE, betas=BETAS),
-        discriminator_optimizer=Adam(discriminators.parameters(), lr=RATE, betas=BETAS),
-    )
-    return GeneralMatching(
-        players,
-        weights=dict.fromkeys(case.layers, WEIGHT),
-        adversary="gan",
-        drift_weight=1.0,
-        precision=precision,
-    )
+    return matching_of(case, source, target, Discriminators(judges).to(GPU), precision)
 
 
 def by_hand(case: Case) -> Callable[[int], Any]:

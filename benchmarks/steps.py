@@ -35,6 +35,7 @@ from torch.nn.functional import softplus
 from torch.utils.flop_counter import FlopCounterMode
 
 from gam_ray.adaptation import (
+    Adam,
     Discriminators,
     GeneralMatching,
     Players,
@@ -178,7 +179,7 @@ def networks(
 
 
 def adam(modules: list[nn.Module]) -> torch.optim.Adam:
-    """As trials have it."""
+    """Adam of torch itself, fused."""
     parameters = [p for module in modules for p in module.parameters()]
     return torch.optim.Adam(parameters, lr=RATE, betas=BETAS, fused=True)
 
@@ -223,25 +224,36 @@ def by_hand(case: Case, layout: torch.memory_format) -> Step:
     return step
 
 
-def by_gam_ray(case: Case, *, looked_up: bool) -> Step:
-    """The step that trials take."""
-    source, target, judges = networks(case, torch.channels_last)
-    discriminators = Discriminators(judges)
+def matching_of(
+    case: Case,
+    source: MatchableNetwork,
+    target: MatchableNetwork,
+    discriminators: Discriminators,
+    precision: torch.dtype = torch.float32,
+) -> GeneralMatching:
+    """What takes a trial's steps with these networks."""
     players = Players(
         source=source,
         target=target,
         source_layers=choose_layers(source.layers, case.layers),
         target_layers=choose_layers(target.layers, case.layers),
         discriminators=discriminators,
-        target_optimizer=adam([target]),
-        discriminator_optimizer=adam([discriminators]),
+        target_optimizer=Adam(target.parameters(), lr=RATE, betas=BETAS),
+        discriminator_optimizer=Adam(discriminators.parameters(), lr=RATE, betas=BETAS),
     )
-    matching = GeneralMatching(
+    return GeneralMatching(
         players,
         weights=dict.fromkeys(case.layers, WEIGHT),
         adversary="gan",
         drift_weight=DRIFT,
+        precision=precision,
     )
+
+
+def by_gam_ray(case: Case, *, looked_up: bool) -> Step:
+    """The step that trials take."""
+    source, target, judges = networks(case, torch.channels_last)
+    matching = matching_of(case, source, target, Discriminators(judges))
     images = draw(case, 1, torch.channels_last), draw(case, 2, torch.channels_last)
     rows: list[Mapping[str, Tensor]] = [matching.source_activations(batch) for batch in images[0]]
     # Copied at each step, as a lookup among all images does.

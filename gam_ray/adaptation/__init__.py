@@ -15,7 +15,7 @@ from gam_ray.adaptation.collectives import (
     world_size,
 )
 from gam_ray.adaptation.discriminators import Discriminators, build_discriminator
-from gam_ray.adaptation.modes import evaluating
+from gam_ray.adaptation.modes import evaluating, in_precision
 from gam_ray.adaptation.moments import (
     ChannelMatching,
     Moments,
@@ -59,6 +59,7 @@ __all__ = [
     "drift",
     "evaluating",
     "gather_rows",
+    "in_precision",
     "layer_moments",
     "layers_to_match",
     "loss_ratios",

@@ -69,12 +69,12 @@ class Adam(torch.optim.Adam):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of every parameter that has a gradient."""
         assert closure is None, "there is none to evaluate"
-        for group in self.param_groups:
-            learners = [each for each in group["params"] if each.grad is not None]
-            size = piece_size(learners)
-            if size is None:
-                return super().step()
-            self._step_pieces(group, learners, size)
+        (group,) = self.param_groups
+        learners = [each for each in group["params"] if each.grad is not None]
+        size = piece_size(learners)
+        if size is None:
+            return super().step()
+        self._step_pieces(group, learners, size)
         return None
 
     def _step_pieces(

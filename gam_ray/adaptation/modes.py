@@ -1,10 +1,11 @@
-"""Evaluation mode for a while."""
+"""How networks run for a while: in evaluation mode, in other numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -22,3 +23,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def in_precision(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Passes of networks inside it compute in these numbers, by torch's autocast."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)

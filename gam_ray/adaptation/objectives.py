@@ -124,7 +124,8 @@ class _SquaredDistance(torch.autograd.Function):
         differences = torch._foreach_sub(target, source)  # noqa: SLF001 - so torch names lists
         ctx.is_mean = is_mean
         ctx.save_for_backward(*differences)
-        parts = [pieces_of(each, piece_size(differences)) for each in differences]
+        size = piece_size(differences)
+        parts = [pieces_of(each, size) for each in differences]
         norms = torch._foreach_norm([part for each in parts for part in each])  # noqa: SLF001
         if is_mean:
             roots = [each.numel() ** 0.5 for each in differences]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.utils import get_total_norm
 
 from gam_ray.adaptation.collectives import sum_over_workers, world_size
 from gam_ray.adaptation.discriminators import Discriminators
+from gam_ray.adaptation.modes import in_precision
 from gam_ray.adaptation.objectives import ADVERSARIAL_LOSSES, drift
 from gam_ray.adaptation.pieces import pieces
 from gam_ray.adaptation.streams import Streams
@@ -79,8 +81,8 @@ class GeneralMatching:
         precision: torch.dtype = torch.float32,
     ) -> None:
         self._players = players
-        self._device = next(players.target.parameters()).device
-        self._precision = precision
+        device = next(players.target.parameters()).device
+        self._in_precision = partial(in_precision, device, precision)
         self._weights = dict(weights)
         self._drift_weight = drift_weight
         self._drift_reduction = drift_reduction
@@ -94,7 +96,7 @@ class GeneralMatching:
         # Workers add up all discriminators' gradients together, and in turn with the target's.
         alone = world_size() == 1
         self._groups = tuple((name,) for name in names) if alone else (names,)
-        self._streams = Streams(self._device, 1 + 2 * len(names) if alone else 0)
+        self._streams = Streams(device, 1 + 2 * len(names) if alone else 0)
 
     def step(
         self, source: Tensor | Mapping[str, Tensor], target_images: Tensor
@@ -144,11 +146,6 @@ class GeneralMatching:
         with self._in_precision():
             activations: dict[str, Tensor] = self._source(images)
         return activations
-
-    def _in_precision(self) -> torch.autocast:
-        return torch.autocast(
-            self._device.type, self._precision, enabled=self._precision != torch.float32
-        )
 
     def _distance(self) -> Tensor:
         players = self._players

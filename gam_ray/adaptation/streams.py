@@ -40,15 +40,14 @@ class Streams:
         if not self._streams:
             yield
             return
-        stream = self._streams[number]
-        stream.wait_stream(torch.cuda.current_stream(self._device))
+        own = self._streams[number]
+        own.wait_stream(torch.cuda.current_stream(self._device))
         self._busy.add(number)
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(own):
             yield
 
     def meet(self) -> None:
         """Let the current stream go on when what was done beside it is done as well."""
-        here = torch.cuda.current_stream(self._device) if self._busy else None
-        while self._busy:
-            assert here is not None
-            here.wait_stream(self._streams[self._busy.pop()])
+        for number in self._busy:
+            torch.cuda.current_stream(self._device).wait_stream(self._streams[number])
+        self._busy.clear()

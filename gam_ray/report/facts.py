@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+# Roles of trials whose settings were searched; the same as in `study.store`.
+WITH_SETTINGS = ("search", "generation", "again")
+
 Verdict = Literal["good", "caution", "note"]
 """Whether a remark speaks for the choice, against it, or neither."""
 
@@ -84,7 +87,7 @@ class TrialFacts:
     @property
     def is_searched(self) -> bool:
         """Whether its settings were searched, and are not a baseline's or a student's."""
-        return self.role in ("search", "generation", "again")
+        return self.role in WITH_SETTINGS
 
 
 @dataclass(frozen=True)

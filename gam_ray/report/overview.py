@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gam_ray.report.facts import WITH_SETTINGS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -45,7 +47,7 @@ class TrialCurve:
     @property
     def is_searched(self) -> bool:
         """Whether it is one of many with searched settings, and needs no name of its own."""
-        return self.role in ("search", "generation", "again")
+        return self.role in WITH_SETTINGS
 
     @property
     def label(self) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,27 +63,20 @@ def next_generation(config: StudyConfig, store: StudyStore, number: int) -> list
     best = able[: max(1, count)]
     ranked = [*able, *unable]
     worst = ranked[len(best) :][-max(count, len(unable)) :]
+    steps = number * config.trial.steps
     found: list[dict[str, Any]] = []
     for slot, member in enumerate(members):
         drawn = random.Random(derive_seed(config.search.seed, "generation", number, slot))  # noqa: S311 - not a secret
-        parent, settings = member.record, dict(member.record.settings)
+        onward = {**member.record.settings, "steps": steps, "continues": member.record.key}
         if member in worst:
-            parent, settings = _copy(config.space, best, drawn, found)
-        steps = number * config.trial.steps
-        found.append({**settings, "steps": steps, "continues": parent.key})
+            for _ in range(ATTEMPTS):
+                parent = drawn.choice(best).record
+                changed = explored(config.space, parent.settings, drawn)
+                onward = {**changed, "steps": steps, "continues": parent.key}
+                if onward not in found:
+                    break
+        found.append(onward)
     return found
-
-
-def _copy(
-    space: SearchSpace, best: Sequence[Member], drawn: random.Random, others: Sequence[Any]
-) -> tuple[TrialRecord, dict[str, Any]]:
-    """One of the best and changed settings, others than another copy has, if there are any."""
-    for _ in range(ATTEMPTS):
-        parent = drawn.choice(best).record
-        settings = explored(space, parent.settings, drawn)
-        if not any({**each, **settings, "continues": parent.key} == each for each in others):
-            break
-    return parent, settings
 
 
 def explored(

@@ -477,10 +477,9 @@ class Study:
             for role in ("no adaptation", "gaussian"):
                 ray.get(broker.submit.remote({}, role))
             with _watch(broker, listener, self.config.planned_trials):
-                again = self._run_finalists_again
-                if self.config.schedule.kind == "pbt":
-                    again = self._run_generations
-                for stage in (self._tune, again, self._teach_student):
+                is_pbt = self.config.schedule.kind == "pbt"
+                further = self._run_generations if is_pbt else self._run_finalists_again
+                for stage in (self._tune, further, self._teach_student):
                     _stop_if_asked(watch)
                     stage(broker)
                     self._wait_until_idle(broker)

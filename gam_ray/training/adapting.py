@@ -23,6 +23,7 @@ from gam_ray.adaptation import (
     broadcast_object,
     build_discriminator,
     choose_layers,
+    in_precision,
     loss_ratios,
     rank,
     remeasure,
@@ -37,11 +38,7 @@ from gam_ray.selection.scores import all_scores
 from gam_ray.training.batches import Batches
 from gam_ray.training.captured import CapturedSteps, Inputs
 from gam_ray.training.checkpoints import save_checkpoint, save_next
-from gam_ray.training.data import (
-    TaskData,
-    load_target_labels,
-    to_float,
-)
+from gam_ray.training.data import TaskData, load_target_labels, to_float
 from gam_ray.training.evaluation import (
     float_batches,
     gather_evidence,
@@ -52,7 +49,6 @@ from gam_ray.training.evaluation import (
 from gam_ray.training.precision import (
     PRECISIONS,
     compile_layers,
-    in_precision,
     with_compiled_layers,
     without_compiled_layers,
 )
@@ -372,7 +368,7 @@ class _SourceSide:
         others = tuple(name for name in names if name not in self._kept)
         layers = choose_layers(run.source.layers, others)
         self._others = TappedNetwork(run.source, layers) if others else None
-        self._in_precision = partial(in_precision, config, run.place.device)
+        self._in_precision = partial(in_precision, run.place.device, PRECISIONS[config.precision])
 
     @staticmethod
     def _may_be_kept(config: TrialConfig, images: int) -> bool:

@@ -7,16 +7,9 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from gam_ray.config import TrialConfig
 from gam_ray.networks import MatchableNetwork
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def in_precision(config: TrialConfig, device: torch.device) -> torch.autocast:
-    """Passes of networks inside it compute as the trial says."""
-    dtype = PRECISIONS[config.precision]
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 @contextmanager

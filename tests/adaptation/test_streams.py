@@ -1,0 +1,57 @@
+"""Which stream waits for which, without a GPU; tests/training/test_gpu.py has what comes of it."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from gam_ray.adaptation import streams
+from gam_ray.adaptation.streams import Streams
+
+
+class _Stream:
+    """Notes whom it waits for."""
+
+    def __init__(self, name: str, told: list[str]) -> None:
+        self.name, self._told = name, told
+
+    def wait_stream(self, other: "_Stream") -> None:
+        self._told.append(f"{self.name} waits for {other.name}")
+
+
+def test_each_begins_where_the_current_one_is_which_waits_for_those_that_were_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    current = [_Stream("main", told)]
+
+    @contextmanager
+    def on(own: _Stream):  # noqa: ANN202
+        current.append(own)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(streams, "stream", lambda _device, number: _Stream(f"side {number}", told))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: current[-1])
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    found = Streams(torch.device("cuda"), 3)
+    for number in (0, 2):
+        with found.beside(number):
+            told.append(f"work on {current[-1].name}")
+    found.meet()
+    found.meet()
+    assert told == [
+        "side 0 waits for main",
+        "work on side 0",
+        "side 2 waits for main",
+        "work on side 2",
+        "main waits for side 0",
+        "main waits for side 2",
+    ]
+
+
+def test_on_a_cpu_all_is_done_in_turn() -> None:
+    found = Streams(torch.device("cpu"), 3)
+    with found.beside(7):
+        pass
+    found.meet()
