@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from gam_ray.adaptation import Adam, ChannelMatching, Moments
-from gam_ray.config import TrialConfig
+from gam_ray.config import AugmentationConfig, TrialConfig
 from gam_ray.networks import LeNet, build_network, register_network
 from gam_ray.networks.erfnet import ColumnConv
 from gam_ray.training import captured, data
+from gam_ray.training.batch_augmentation import BatchAugmentation
 from gam_ray.training.captured import CapturedSteps
 from gam_ray.training.data import load_task
 from gam_ray.training.pretraining import train_source
@@ -32,6 +33,12 @@ CASES = {
     "batch norm": trial(BASE, steps=12, report_every=5, task__network="lenet-bn"),
     "streets": trial(STREET, steps=12, report_every=5),
     "augmented": trial(BASE, steps=6, report_every=3, augmentation__shift=0.1),
+    "augmented streets": trial(
+        STREET,
+        steps=6,
+        report_every=3,
+        augmentation={"crop": [8, 12], "flip": True, "rotate": 20.0, "colour": 0.3},
+    ),
 }
 
 
@@ -241,6 +248,23 @@ def test_dilated_columns_are_the_same_on_both(dilation: int, layout: torch.memor
         maps, column.weight, column.bias, padding=(dilation, 0), dilation=(dilation, 1)
     )
     torch.testing.assert_close(column.to(GPU)(maps.to(GPU)).cpu(), expected)
+
+
+def test_augmentation_is_the_same_on_both() -> None:
+    config = AugmentationConfig(rotate=30, shift=0.2, zoom=0.3, crop=(8, 11), flip=True, colour=0.4)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(32, 3, 20, 26, generator=generator)
+    labels = torch.randint(0, 4, (32, 20, 26), generator=generator, dtype=torch.uint8)
+    augmentation = BatchAugmentation(config, 5, 32)
+    drawn = augmentation.draw(3)
+    expected, maps = augmentation.images(images, drawn), augmentation.labels(labels, drawn)
+    assert expected.std() > 0.1
+    found = augmentation.images(images.to(GPU), drawn.to(GPU)).cpu()
+    # A hue near the seam, or a place between two pixels, may round to the other side.
+    apart = (found - expected).abs()
+    assert (apart > 1e-4).float().mean() < 1e-3
+    judged = augmentation.labels(labels.to(GPU), drawn.to(GPU)).cpu()
+    assert (judged != maps).float().mean() < 1e-2
 
 
 def test_bfloat16_comes_near_and_is_told_apart(tmp_path: Path) -> None:
