@@ -28,10 +28,10 @@ from gam_ray.adaptation.moments import (
 )
 from gam_ray.adaptation.objectives import (
     ADVERSARIAL_LOSSES,
+    Drift,
     GANLoss,
     InvertedLabelsLoss,
     LeastSquaresLoss,
-    drift,
 )
 from gam_ray.adaptation.step import GeneralMatching, HealthMeter, Players, loss_ratios
 from gam_ray.adaptation.streams import stream
@@ -42,6 +42,7 @@ __all__ = [
     "Adam",
     "ChannelMatching",
     "Discriminators",
+    "Drift",
     "GANLoss",
     "GeneralMatching",
     "HealthMeter",
@@ -56,7 +57,6 @@ __all__ = [
     "broadcast_object",
     "build_discriminator",
     "choose_layers",
-    "drift",
     "evaluating",
     "gather_rows",
     "in_precision",

@@ -133,8 +133,8 @@ class ChannelMatching(nn.Module):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, std: Tensor) -> None:
-        self.target_mean.lerp_(mean, self.momentum)
-        self.target_std.lerp_(std, self.momentum)
+        kept, newest = [self.target_mean, self.target_std], [mean, std]
+        torch._foreach_lerp_(kept, newest, self.momentum)
 
     def _affine(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         """(α, β) for these target moments; α is never zero, so that it can be undone."""
@@ -169,6 +169,7 @@ class _BatchMatching(torch.autograd.Function):
         weight = torch.where(spread <= STILL_STD, spread, std.clamp(min=SMALLEST_STD))
         matched = torch.batch_norm_elemt(values, weight, mean, own, inverse, 0.0)
         ctx.save_for_backward(activation, own, inverse, weight)
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(own, spread)
         return matched, own, spread
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -99,44 +99,55 @@ def _cross_entropy(logits: Tensor, *, label: int) -> Tensor:
     return -log_softmax(logits, dim=1)[:, label].mean()
 
 
-def drift(source: Iterable[Tensor], target: Iterable[Tensor], *, reduction: str) -> Tensor:
-    """How far the target network's parameters are from the source's; a scalar.
+class Drift:
+    """How far the target network's parameters are from the source's, and the way back.
+
+    The gradient is written out, with operations on lists: a GPU needs a few kernels however many
+    tensors there are, and waits for none of them in its backward pass.
 
     Args:
         source: θs, tensor by tensor.
         target: θt, in the same order.
         reduction: ``sum`` of squared differences over all parameters, the ‖θs − θt‖² of Eq. 3;
             or ``mean``: the sum over tensors of each one's mean, as the authors' digits code.
-    """
-    sources, targets = zip(*zip(source, target, strict=True), strict=True)
-    distance: Tensor = _SquaredDistance.apply(reduction == "mean", sources, *targets)
-    return distance
+        weight: Of the distance in what the target network minimises.
 
-
-class _SquaredDistance(torch.autograd.Function):
-    """`drift`, with operations on lists: a GPU needs a few kernels however many tensors there are.
-
-    ∂/∂t = 2 (t − s), divided by how many numbers the tensor has where means are summed.
+    Attributes:
+        learners: Those of θt that are not frozen. The others count for nothing.
     """
 
-    @staticmethod
-    def forward(ctx: Any, is_mean: Any, source: tuple[Tensor, ...], *target: Tensor) -> Tensor:
-        differences = torch._foreach_sub(target, source)  # noqa: SLF001 - so torch names lists
-        ctx.is_mean = is_mean
-        ctx.save_for_backward(*differences)
+    def __init__(
+        self,
+        source: Iterable[Tensor],
+        target: Iterable[Tensor],
+        *,
+        reduction: str,
+        weight: float,
+    ) -> None:
+        pairs = [pair for pair in zip(source, target, strict=True) if pair[1].requires_grad]
+        self._sources = [one for one, _ in pairs]
+        self.learners = [other for _, other in pairs]
+        self._is_mean = reduction == "mean"
+        self._shares = [self._share(each, weight) for each in self.learners]
+
+    def _share(self, parameter: Tensor, weight: float) -> float:
+        """Of θt − θs in the gradient, rounded as the parameter's numbers are."""
+        exact = torch.tensor(weight, dtype=parameter.dtype)
+        return 2 * float(exact / parameter.numel() if self._is_mean else exact)
+
+    @torch.no_grad()
+    def __call__(self) -> tuple[Tensor, Sequence[Tensor]]:
+        """The distance, without its weight; and its gradient, with it, for each of `learners`."""
+        differences = torch._foreach_sub(self.learners, self._sources)  # noqa: SLF001 - torch's name
+        gradient = torch._foreach_mul(differences, self._shares)  # noqa: SLF001
+        return self._distance(differences), gradient
+
+    def _distance(self, differences: Sequence[Tensor]) -> Tensor:
         size = piece_size(differences)
         parts = [pieces_of(each, size) for each in differences]
         norms = torch._foreach_norm([part for each in parts for part in each])  # noqa: SLF001
-        if is_mean:
+        if self._is_mean:
             roots = [each.numel() ** 0.5 for each in differences]
             spread = [root for root, own in zip(roots, parts, strict=True) for _ in own]
             norms = torch._foreach_div(norms, spread)  # noqa: SLF001
         return torch.stack(norms).square().sum()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        differences, gradient = list(ctx.saved_tensors), gradients[0]
-        if not ctx.is_mean:
-            return None, None, *torch._foreach_mul(differences, 2 * gradient)  # noqa: SLF001
-        each = [2 * (gradient / difference.numel()) for difference in differences]
-        return None, None, *(d * share for d, share in zip(differences, each, strict=True))

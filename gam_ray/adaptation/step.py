@@ -7,7 +7,7 @@ step together, each against the other as it was before the step, as in that code
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,13 +21,16 @@ from torch.nn.utils import get_total_norm
 from gam_ray.adaptation.collectives import sum_over_workers, world_size
 from gam_ray.adaptation.discriminators import Discriminators
 from gam_ray.adaptation.modes import in_precision
-from gam_ray.adaptation.objectives import ADVERSARIAL_LOSSES, drift
+from gam_ray.adaptation.objectives import ADVERSARIAL_LOSSES, Drift
 from gam_ray.adaptation.pieces import pieces
 from gam_ray.adaptation.streams import Streams
 from gam_ray.adaptation.taps import TappedNetwork
 
 # A discriminator's loss below this is as good as none; it keeps ratios finite.
 SMALLEST_LOSS = 1e-12
+# Streams of a step: of what the discriminators do together, of the target network's drift and norm;
+# then one that judges each layer, and one that fools its judge.
+_DISCRIMINATORS, _TARGET, _FIRST_LAYER = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class GeneralMatching:
             Both players' shares of J_i have this weight, as in the authors' code.
         adversary: A key of `ADVERSARIAL_LOSSES`: ``gan``, ``inverted`` or ``lsgan``.
         drift_weight: Weight of the drift; 1 is Eq. 3, 0 leaves it out.
-        drift_reduction: ``sum`` (Eq. 3) or ``mean``; see `objectives.drift`.
+        drift_reduction: ``sum`` (Eq. 3) or ``mean``; see `objectives.Drift`.
         precision: Of the networks' passes, forward and back. In ``bfloat16``, by torch's autocast,
             parameters, losses and both optimizers stay in float32.
     """
@@ -85,7 +88,12 @@ class GeneralMatching:
         self._in_precision = partial(in_precision, device, precision)
         self._weights = dict(weights)
         self._drift_weight = drift_weight
-        self._drift_reduction = drift_reduction
+        self._drift = Drift(
+            players.source.parameters(),
+            players.target.parameters(),
+            reduction=drift_reduction,
+            weight=drift_weight,
+        )
         self._loss = ADVERSARIAL_LOSSES[adversary]
         self._source = TappedNetwork(players.source, players.source_layers)
         tapped = TappedNetwork(players.target, players.target_layers)
@@ -96,7 +104,10 @@ class GeneralMatching:
         # Workers add up all discriminators' gradients together, and in turn with the target's.
         alone = world_size() == 1
         self._groups = tuple((name,) for name in names) if alone else (names,)
-        self._streams = Streams(device, 1 + 2 * len(names) if alone else 0)
+        count = len(self._groups)
+        self._judging = range(_FIRST_LAYER, _FIRST_LAYER + count)
+        self._fooling = range(_FIRST_LAYER + count, _FIRST_LAYER + 2 * count)
+        self._streams = Streams(device, self._fooling.stop if alone else 0)
 
     def step(
         self, source: Tensor | Mapping[str, Tensor], target_images: Tensor
@@ -120,25 +131,33 @@ class GeneralMatching:
             source = self.source_activations(source)
         with self._in_precision():
             target = self._target(target_images)
+        for optimizer in (players.discriminator_optimizer, players.target_optimizer):
+            optimizer.zero_grad(set_to_none=True)
+        with streams.beside(_TARGET):
+            distance, back = self._drift()
         # Neither player's gradient needs anything of the other's.
-        players.discriminator_optimizer.zero_grad(set_to_none=True)
         judged = self._judge(source, target)
-        losses = self._fool(target)
-        distance = self._distance()
-        streams.meet()
-        total = self._weighted(losses)
-        if self._drift_weight > 0:
-            total = total + self._drift_weight * distance
-        players.target_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(total)
-        with streams.beside(0):
-            norms = self._gradient_norms()
+        losses, pulls = self._fool(target)
+        streams.meet(_TARGET, *self._fooling)
+        # From here on the target's gradient needs no discriminator any more, so that they may step.
+        with streams.beside(_DISCRIMINATORS):
+            streams.meet(*self._judging)
+            norms = self._norms(players.discriminators.by_layer)
             players.discriminator_optimizer.step()
+            total = self._total(losses, distance)
+        self._backward(target, pulls, back)
+        with streams.beside(_TARGET):
+            norms |= self._norms({"target": players.target})
         players.target_optimizer.step()
         streams.meet()
         adversarial = {f"loss/adversarial/{name}": loss for name, loss in losses.items()}
-        seen = {**judged, **adversarial, "loss/drift": distance, "loss/target": total, **norms}
-        return {name: value.detach() for name, value in seen.items()}
+        return {
+            **judged,
+            **adversarial,
+            "loss/drift": distance,
+            "loss/target": total,
+            **norms,
+        }
 
     @torch.no_grad()
     def source_activations(self, images: Tensor) -> dict[str, Tensor]:
@@ -147,16 +166,11 @@ class GeneralMatching:
             activations: dict[str, Tensor] = self._source(images)
         return activations
 
-    def _distance(self) -> Tensor:
-        players = self._players
-        source, target = players.source.parameters(), players.target.parameters()
-        return drift(source, target, reduction=self._drift_reduction)
-
     def _judge(self, source: Mapping[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
         """Make the discriminators' gradients; what was seen."""
         health: dict[str, Tensor] = {}
-        for number, group in enumerate(self._groups):
-            with self._streams.beside(1 + number):
+        for number, group in zip(self._judging, self._groups, strict=True):
+            with self._streams.beside(number):
                 both = {name: torch.cat([source[name], target[name].detach()]) for name in group}
                 with self._in_precision():
                     judged = self._discriminators(both)
@@ -164,8 +178,8 @@ class GeneralMatching:
                     name: self._judgement(name, _widened(logits), health)
                     for name, logits in judged.items()
                 }
-                torch.autograd.backward(self._weighted(losses))
-        return health
+                torch.autograd.backward(list(losses.values()), self._weights_of(losses))
+        return {name: value.detach() for name, value in health.items()}
 
     def _judgement(self, name: str, logits: Tensor, health: dict[str, Tensor]) -> Tensor:
         """A discriminator's loss; what else is seen goes into `health`."""
@@ -179,26 +193,50 @@ class GeneralMatching:
             health[f"accuracy/{side}/{name}"] = right.float().mean()
         return loss
 
-    def _fool(self, target: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Layer name → the target network's loss, without λ."""
-        losses = {}
-        for number, group in enumerate(self._groups):
-            with self._streams.beside(1 + len(self._groups) + number):
-                for name in group:
-                    judge = self._players.discriminators.by_layer[name]
-                    # Detached parameters: the target's loss must leave no gradient on its judges.
-                    held = {key: value.detach() for key, value in judge.named_parameters()}
-                    with self._in_precision():
-                        logits = functional_call(judge, held, (target[name],))
-                    losses[name] = self._loss.target(_widened(logits))
-        return losses
+    def _fool(self, target: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Layer name → the target network's loss, without λ; and λ ∂J/∂A of each activation."""
+        losses: dict[str, Tensor] = {}
+        pulls: list[Tensor] = []
+        for number, group in zip(self._fooling, self._groups, strict=True):
+            with self._streams.beside(number):
+                seen = {name: target[name].detach().requires_grad_() for name in group}
+                own = {name: self._fooled(name, activation) for name, activation in seen.items()}
+                pulls += torch.autograd.grad(
+                    list(own.values()), list(seen.values()), self._weights_of(own)
+                )
+                losses |= {name: loss.detach() for name, loss in own.items()}
+        return losses, pulls
 
-    def _weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
-        return torch.stack([self._weights[name] * loss for name, loss in losses.items()]).sum()
+    def _fooled(self, name: str, activation: Tensor) -> Tensor:
+        """The target network's loss at a layer."""
+        judge = self._players.discriminators.by_layer[name]
+        # Detached parameters: the target's loss must leave no gradient on its judges.
+        held = {key: value.detach() for key, value in judge.named_parameters()}
+        with self._in_precision():
+            logits = functional_call(judge, held, (activation,))
+        return self._loss.target(_widened(logits))
 
-    def _gradient_norms(self) -> dict[str, Tensor]:
+    def _backward(
+        self, target: Mapping[str, Tensor], pulls: Sequence[Tensor], back: Sequence[Tensor]
+    ) -> None:
+        """Make the target network's gradients, from those of its activations and of the drift."""
+        roots: list[Tensor] = list(target.values())
+        if self._drift_weight > 0:
+            roots, pulls = [*roots, *self._drift.learners], [*pulls, *back]
+        torch.autograd.backward(roots, pulls)
+
+    def _weights_of(self, losses: Mapping[str, Tensor]) -> list[Tensor]:
+        """The gradient λ_i of each loss in a sum of all."""
+        return [torch.full_like(loss, self._weights[name]) for name, loss in losses.items()]
+
+    def _total(self, losses: Mapping[str, Tensor], distance: Tensor) -> Tensor:
+        """What the target network minimises."""
+        weighted = [self._weights[name] * loss for name, loss in losses.items()]
+        total = torch.stack(weighted).sum()
+        return total + self._drift_weight * distance if self._drift_weight > 0 else total
+
+    def _norms(self, modules: Mapping[str, nn.Module] | nn.ModuleDict) -> dict[str, Tensor]:
         """Length of each player's gradient over all its parameters."""
-        modules = {"target": self._players.target, **self._players.discriminators.by_layer}
         return {
             f"gradient_norm/{name}": get_total_norm(
                 pieces([p.grad for p in module.parameters() if p.grad is not None])

@@ -20,7 +20,7 @@ class Streams:
 
     A small network's kernels leave most of a GPU idle, and independent ones then run at a time.
     Tensors may go from one stream to another as long as `meet` lies between: each stream begins
-    where the current one is.
+    where the current one is. They are kept until all have met: what is freed may be written anew.
 
     Args:
         device: Of the work.
@@ -46,8 +46,10 @@ class Streams:
         with torch.cuda.stream(own):
             yield
 
-    def meet(self) -> None:
-        """Let the current stream go on when what was done beside it is done as well."""
-        for number in self._busy:
+    def meet(self, *numbers: int) -> None:
+        """Let the current stream go on when what was done on these, or on all, is done as well."""
+        if not self._streams:
+            return
+        for number in numbers or sorted(self._busy):
             torch.cuda.current_stream(self._device).wait_stream(self._streams[number])
-        self._busy.clear()
+            self._busy.discard(number)

@@ -226,12 +226,12 @@ class GeneralRun:
             precision=PRECISIONS[config.precision],
         )
         self._device = run.place.device
+        self._source = _SourceSide(run)
+        self._target = _batches(config, "target", data.target_train.images, self._device)
         self._compiles = config.compiled and self._device.type == "cuda"
         if self._compiles:
             compile_layers(run.source)
             compile_layers(run.target)
-        self._source = _SourceSide(run)
-        self._target = _batches(config, "target", data.target_train.images, self._device)
 
     def train(self, saved: dict[str, Any] | None) -> tuple[int, bool]:
         """Go on to the last step; (steps done, whether the reporter says to go on).

@@ -8,11 +8,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from gam_ray.adaptation import (
     Discriminators,
+    Drift,
     GANLoss,
     InvertedLabelsLoss,
     LeastSquaresLoss,
     build_discriminator,
-    drift,
 )
 
 logits = st.lists(st.floats(-50, 50), min_size=1, max_size=6).map(
@@ -72,26 +72,38 @@ def test_extreme_logits_give_finite_losses_and_gradients() -> None:
 
 def test_drift_is_the_squared_distance_over_all_parameters() -> None:
     source = [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]
-    target = [torch.tensor([2.0, 0.0]), torch.tensor([[6.0]])]
-    assert float(drift(source, target, reduction="sum")) == pytest.approx(1 + 4 + 9)
-    assert float(drift(source, target, reduction="mean")) == pytest.approx((1 + 4) / 2 + 9)
-    assert float(drift(source, source, reduction="sum")) == 0
+    target = [torch.tensor(x).requires_grad_() for x in ([2.0, 0.0], [[6.0]])]
+    for reduction, expected in (("sum", 1 + 4 + 9), ("mean", (1 + 4) / 2 + 9)):
+        distance, _ = Drift(source, target, reduction=reduction, weight=0.5)()
+        assert float(distance) == pytest.approx(expected)
+    assert float(Drift(target, target, reduction="sum", weight=1.0)()[0]) == 0
     with pytest.raises(ValueError, match="shorter"):
-        drift(source, target[:1], reduction="sum")
+        Drift(source, target[:1], reduction="sum", weight=1.0)
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_the_gradient_of_drift_is_what_autograd_finds(reduction: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_of_drift_is_what_autograd_finds(reduction: str, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = ((3, 4), (5,), ())
-    source = [torch.randn(shape, generator=generator) for shape in shapes]
-    target = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
+    source = [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+    target = [torch.randn(s, generator=generator, dtype=dtype).requires_grad_() for s in shapes]
     by_hand = [(t - s).square() for s, t in zip(source, target, strict=True)]
     summed = torch.stack([x.sum() if reduction == "sum" else x.mean() for x in by_hand]).sum()
     expected = torch.autograd.grad(0.3 * summed, target)
-    found = torch.autograd.grad(0.3 * drift(source, target, reduction=reduction), target)
+    _, found = Drift(source, target, reduction=reduction, weight=0.3)()
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_is_frozen_does_not_drift() -> None:
+    source = [torch.zeros(2), torch.zeros(3)]
+    target = [torch.ones(2, requires_grad=True), torch.ones(3)]
+    drift = Drift(source, target, reduction="sum", weight=1.0)
+    distance, (gradient,) = drift()
+    assert float(distance) == pytest.approx(2)
+    assert gradient.tolist() == [2, 2]
+    assert [each is target[0] for each in drift.learners] == [True]
 
 
 def test_vectors_get_the_authors_discriminator() -> None:
