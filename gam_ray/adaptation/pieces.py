@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Numbers in a piece, at least. One launch takes a few dozen pieces, so that smaller ones cost more.
-PIECE = 8192
+# Numbers in a piece, at least: LeNet's then are stepped in one launch, which takes 36 pieces.
+PIECE = 16384
 # Above so many pieces larger ones are cut; from torch's own size on there is nothing to cut.
 MOST_PIECES = 256
 TORCH_BLOCK = 65536
@@ -27,6 +27,23 @@ def pieces(tensors: Sequence[Tensor]) -> list[Tensor]:
     """
     size = piece_size(tensors)
     return [part for tensor in tensors for part in pieces_of(tensor, size)]
+
+
+@torch.no_grad()
+def add_to_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Add to the gradient of each parameter; where there is none, this one becomes it."""
+    sums: list[Tensor] = []
+    addends: list[Tensor] = []
+    for parameter, more in zip(parameters, gradients, strict=True):
+        if parameter.grad is None:
+            parameter.grad = more
+        else:
+            sums.append(parameter.grad)
+            addends.append(more)
+    if all(lie_alike(one, other) for one, other in zip(sums, addends, strict=True)):
+        sums, addends = pieces(sums), pieces(addends)
+    if sums:
+        torch._foreach_add_(sums, addends)
 
 
 def pieces_of(tensor: Tensor, size: int | None) -> tuple[Tensor, ...]:

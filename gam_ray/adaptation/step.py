@@ -7,7 +7,7 @@ step together, each against the other as it was before the step, as in that code
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,15 +22,17 @@ from gam_ray.adaptation.collectives import sum_over_workers, world_size
 from gam_ray.adaptation.discriminators import Discriminators
 from gam_ray.adaptation.modes import in_precision
 from gam_ray.adaptation.objectives import ADVERSARIAL_LOSSES, Drift
-from gam_ray.adaptation.pieces import pieces
+from gam_ray.adaptation.pieces import add_to_gradients, pieces
 from gam_ray.adaptation.streams import Streams
 from gam_ray.adaptation.taps import TappedNetwork
 
 # A discriminator's loss below this is as good as none; it keeps ratios finite.
 SMALLEST_LOSS = 1e-12
-# Streams of a step: of what the discriminators do together, of the target network's drift and norm;
-# then one that judges each layer, and one that fools its judge.
-_DISCRIMINATORS, _TARGET, _FIRST_LAYER = 0, 1, 2
+# Streams of a step: of what the discriminators do together, of the source network, of the target
+# network's drift and norm; then one that judges each layer, and one that fools its judge.
+_DISCRIMINATORS, _SOURCE, _TARGET, _FIRST_LAYER = range(4)
+# Images, activations, or what gives these, which is called beside the target network's pass.
+Source = Tensor | Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,14 @@ class GeneralMatching:
         precision: torch.dtype = torch.float32,
     ) -> None:
         self._players = players
-        device = next(players.target.parameters()).device
+        example = next(players.target.parameters())
+        device = example.device
         self._in_precision = partial(in_precision, device, precision)
-        self._weights = dict(weights)
+        # As losses will have them: what is too large for their numbers is infinite.
+        self._weights = {
+            name: float(torch.tensor(weight, dtype=example.dtype))
+            for name, weight in weights.items()
+        }
         self._drift_weight = drift_weight
         self._drift = Drift(
             players.source.parameters(),
@@ -102,21 +109,19 @@ class GeneralMatching:
         self._discriminators = _data_parallel(players.discriminators, find_unused_parameters=False)
         names = tuple(players.target_layers)
         # Workers add up all discriminators' gradients together, and in turn with the target's.
-        alone = world_size() == 1
-        self._groups = tuple((name,) for name in names) if alone else (names,)
+        self._is_alone = world_size() == 1
+        self._groups = tuple((name,) for name in names) if self._is_alone else (names,)
         count = len(self._groups)
         self._judging = range(_FIRST_LAYER, _FIRST_LAYER + count)
         self._fooling = range(_FIRST_LAYER + count, _FIRST_LAYER + 2 * count)
-        self._streams = Streams(device, self._fooling.stop if alone else 0)
+        self._streams = Streams(device, "step", self._fooling.stop if self._is_alone else 0)
 
-    def step(
-        self, source: Tensor | Mapping[str, Tensor], target_images: Tensor
-    ) -> dict[str, Tensor]:
+    def step(self, source: Source, target_images: Tensor) -> dict[str, Tensor]:
         """Step both players once.
 
         Args:
             source: This worker's share of source images, float [N, C, H, W]; or what
-                `source_activations` gives of them.
+                `source_activations` gives of them, or a function that gives it.
             target_images: As many target images.
 
         Returns:
@@ -127,8 +132,8 @@ class GeneralMatching:
             ``accuracy/target/L``, the shares of activations that it placed right.
         """
         players, streams = self._players, self._streams
-        if isinstance(source, Tensor):
-            source = self.source_activations(source)
+        with streams.beside(_SOURCE):
+            real = self._activations(source)
         with self._in_precision():
             target = self._target(target_images)
         for optimizer in (players.discriminator_optimizer, players.target_optimizer):
@@ -136,7 +141,7 @@ class GeneralMatching:
         with streams.beside(_TARGET):
             distance, back = self._drift()
         # Neither player's gradient needs anything of the other's.
-        judged = self._judge(source, target)
+        judged = self._judge(real, target)
         losses, pulls = self._fool(target)
         streams.meet(_TARGET, *self._fooling)
         # From here on the target's gradient needs no discriminator any more, so that they may step.
@@ -166,11 +171,17 @@ class GeneralMatching:
             activations: dict[str, Tensor] = self._source(images)
         return activations
 
+    def _activations(self, source: Source) -> Mapping[str, Tensor]:
+        if isinstance(source, Tensor):
+            return self.source_activations(source)
+        return source() if callable(source) else source
+
     def _judge(self, source: Mapping[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
         """Make the discriminators' gradients; what was seen."""
         health: dict[str, Tensor] = {}
         for number, group in zip(self._judging, self._groups, strict=True):
             with self._streams.beside(number):
+                self._streams.meet(_SOURCE)
                 both = {name: torch.cat([source[name], target[name].detach()]) for name in group}
                 with self._in_precision():
                     judged = self._discriminators(both)
@@ -190,7 +201,7 @@ class GeneralMatching:
             ("source", self._loss.says_source(on_source)),
             ("target", ~self._loss.says_source(on_target)),
         ):
-            health[f"accuracy/{side}/{name}"] = right.float().mean()
+            health[f"accuracy/{side}/{name}"] = right.mean(dtype=torch.float32)
         return loss
 
     def _fool(self, target: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -220,10 +231,16 @@ class GeneralMatching:
         self, target: Mapping[str, Tensor], pulls: Sequence[Tensor], back: Sequence[Tensor]
     ) -> None:
         """Make the target network's gradients, from those of its activations and of the drift."""
-        roots: list[Tensor] = list(target.values())
-        if self._drift_weight > 0:
-            roots, pulls = [*roots, *self._drift.learners], [*pulls, *back]
-        torch.autograd.backward(roots, pulls)
+        activations = list(target.values())
+        if self._drift_weight == 0:
+            torch.autograd.backward(activations, pulls)
+        elif self._is_alone:
+            torch.autograd.backward(activations, pulls)
+            add_to_gradients(self._drift.learners, back)
+        else:
+            # Workers wait for a gradient of every parameter, of those behind the layers as well.
+            roots = [*activations, *self._drift.learners]
+            torch.autograd.backward(roots, [*pulls, *back])
 
     def _weights_of(self, losses: Mapping[str, Tensor]) -> list[Tensor]:
         """The gradient λ_i of each loss in a sum of all."""

@@ -10,7 +10,7 @@ import torch
 
 
 @lru_cache
-def stream(device: torch.device, number: int) -> torch.cuda.Stream:  # noqa: ARG001 - the key
+def stream(device: torch.device, name: str) -> torch.cuda.Stream:  # noqa: ARG001 - the key
     """The same one for all trials of this process: libraries keep memory for each that they see."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
@@ -24,14 +24,15 @@ class Streams:
 
     Args:
         device: Of the work.
-        count: How many there are at most; 0 for work in turn.
+        name: Of the work; streams of one name and number are one.
+        count: How many there are; 0 for work in turn.
     """
 
-    def __init__(self, device: torch.device, count: int) -> None:
+    def __init__(self, device: torch.device, name: str, count: int) -> None:
         self._device = device
         self._streams: list[torch.cuda.Stream] = []
         if device.type == "cuda":
-            self._streams = [stream(device, number) for number in range(count)]
+            self._streams = [stream(device, f"{name} {number}") for number in range(count)]
         self._busy: set[int] = set()
 
     @contextmanager

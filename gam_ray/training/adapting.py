@@ -280,7 +280,7 @@ class GeneralRun:
     def _step(self, health: HealthMeter, *inputs: Tensor) -> None:
         own = self._source.inputs_a_step
         with with_compiled_layers() if self._compiles else nullcontext():
-            source = self._source.activations(*inputs[:own])
+            source = partial(self._source.activations, *inputs[:own])
             health.add(self._matching.step(source, self._target.take(*inputs[own:])[0]))
 
     def _start(self, step: int) -> None:

@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 WARM_UP = 3
 # Steps whose inputs are sent to the GPU together, and the most that these may take there.
 BLOCK_STEPS, BLOCK_BYTES = 64, 16 * 2**20
-# Number of the stream of captures; streams of steps are counted from 0.
-_CAPTURE = -1
 Inputs = tuple[Tensor, ...]
 
 
@@ -56,7 +54,7 @@ class CapturedSteps:
         self._captures = device.type == "cuda" and world_size() == 1
         self._stream: torch.cuda.Stream | None = None
         if self._captures:
-            self._stream = stream(device, _CAPTURE)
+            self._stream = stream(device, "capture")
         self._graph: torch.cuda.CUDAGraph | None = None
         self._feed: _Feed | None = None
 

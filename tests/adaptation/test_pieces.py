@@ -5,7 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gam_ray.adaptation.pieces import flat, lie_alike, piece_size, pieces, pieces_of
+from gam_ray.adaptation.pieces import (
+    add_to_gradients,
+    flat,
+    lie_alike,
+    piece_size,
+    pieces,
+    pieces_of,
+)
 
 
 @given(size=st.integers(1, 50))
@@ -44,3 +51,13 @@ def test_layouts_that_differ_in_name_alone_lie_alike(
     if alike:
         second.copy_(first)
         assert torch.equal(flat(first), flat(second))
+
+
+def test_gradients_are_added_to_what_is_there_or_become_it() -> None:
+    having, without = torch.zeros(2, requires_grad=True), torch.zeros(3, requires_grad=True)
+    having.grad = torch.ones(2)
+    add_to_gradients([having, without], [torch.full((2,), 0.5), torch.full((3,), 2.0)])
+    assert having.grad.tolist() == [1.5, 1.5]
+    assert without.grad is not None
+    assert without.grad.tolist() == [2.0, 2.0, 2.0]
+    add_to_gradients([], [])

@@ -31,10 +31,10 @@ def test_each_begins_where_the_current_one_is_which_waits_for_those_that_were_us
         yield
         current.pop()
 
-    monkeypatch.setattr(streams, "stream", lambda _device, number: _Stream(f"side {number}", told))
+    monkeypatch.setattr(streams, "stream", lambda _device, name: _Stream(name, told))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: current[-1])
     monkeypatch.setattr(torch.cuda, "stream", on)
-    found = Streams(torch.device("cuda"), 3)
+    found = Streams(torch.device("cuda"), "side", 3)
     for number in (0, 2):
         with found.beside(number):
             told.append(f"work on {current[-1].name}")
@@ -51,7 +51,7 @@ def test_each_begins_where_the_current_one_is_which_waits_for_those_that_were_us
 
 
 def test_on_a_cpu_all_is_done_in_turn() -> None:
-    found = Streams(torch.device("cpu"), 3)
+    found = Streams(torch.device("cpu"), "side", 3)
     with found.beside(7):
         pass
     found.meet()
