@@ -58,6 +58,7 @@ GPU = torch.device("cuda")
 STEPS, IMAGES = 10_000, 60_000
 DIGITS = Case("lenet", 10, (1, 28, 28), ("fc3", "fc4"), 128, 1)
 STREETS = Case("erfnet", 19, (3, 512, 1024), ("layer4", "layer8", "layer12", "layer17"), 8, 1)
+CHANGES = {"rotate": 15, "shift": 0.1, "zoom": 0.1}
 PACKED = (1, 2, 4, 8, 16)
 PACKED_S = 3.0
 ROUNDS = 5
@@ -134,6 +135,15 @@ def digits_in(adaptation: Mapping[str, Any]) -> dict[str, float]:
             found["launched one by one"] = timed(short, "launched")
         found["captured"] = timed(config, "captured")
         found["captured and compiled"] = timed(config.model_copy(update={"compiled": True}), "made")
+        changed = {
+            **short.to_mapping(),
+            "steps": 3000,
+            "report_every": 3000,
+            "augmentation": CHANGES,
+        }
+        found["captured, target images changed there"] = timed(
+            TrialConfig.from_mapping(changed), "changed"
+        )
         began = time.perf_counter()
         timed(config.model_copy(update={"seed": 1}), "whole")
         found["captured: the whole trial, second of its process"] = time.perf_counter() - began

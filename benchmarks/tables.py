@@ -120,6 +120,7 @@ def merged(row: Mapping[str, Any], seeds: list[int], known: Mapping[str, Any]) -
 def run(config: TrialConfig, folder: Path, data_root: Path | None) -> dict[str, Any]:
     """One trial's figures; read where it is done, resumed where it was cut off."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     from gam_ray.training.trial import Place, run_trial
 
@@ -132,9 +133,10 @@ def run(config: TrialConfig, folder: Path, data_root: Path | None) -> dict[str, 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     curve = Curve(here)
     started = time.monotonic()
-    outcome = run_trial(
-        config, Place(here, folder.absolute() / ".sources", data_root, device), curve
-    )
+    place = Place(here, folder.absolute() / ".sources", data_root, device)
+    # Scores use scikit-learn: many processes with as many threads each would wait for each other.
+    with threadpool_limits(1):
+        outcome = run_trial(config, place, curve)
     if outcome.oracle is None:
         raise ValueError(f"a table needs a target with labels, but {config.task.target} has none")
     figures = {
