@@ -357,8 +357,8 @@ def judge_gpus(nodes: list[Facts], config: StudyConfig | None) -> Check:
     alone = [facts.node for facts in nodes if facts.gpus and not facts.has_mps]
     if 0 < asked < 1 and alone:
         remedy = (
-            "start NVIDIA's MPS before Ray there, `nvidia-cuda-mps-control -d`: sixteen small "
-            "trials then do three times the steps"
+            "start NVIDIA's MPS before Ray there, `nvidia-cuda-mps-control -d`: eight small "
+            "trials then do more than twice the steps"
         )
         told = f"{found}; trials that share one take turns, without MPS on {', '.join(alone)}"
         return Check("gpus", "warning", told, remedy)
