@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -50,7 +50,7 @@ from gam_ray.networks import build_network
 from gam_ray.training import captured
 from gam_ray.training.captured import CapturedSteps
 from gam_ray.training.data import to_float
-from gam_ray.training.precision import compile_layers, with_compiled_layers
+from gam_ray.training.precision import CompiledLayers
 from gam_ray.training.reports import Report, Verdict
 from gam_ray.training.trial import Place, run_trial
 
@@ -143,14 +143,19 @@ def digits_in(adaptation: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def matching(case: Case, precision: torch.dtype, *, is_compiled: bool = False) -> GeneralMatching:
-    """gam_ray's step on the GPU."""
+Around = Callable[[], AbstractContextManager[None]]
+
+
+def matching(
+    case: Case, precision: torch.dtype, compiled: ExitStack | None = None
+) -> tuple[GeneralMatching, Around]:
+    """gam_ray's step on the GPU, and what is around each; compiled while the stack is open."""
     source, target, judges = networks(case, torch.channels_last)
     source, target = source.to(GPU), target.to(GPU)
-    if is_compiled:
-        compile_layers(source)
-        compile_layers(target)
-    return matching_of(case, source, target, Discriminators(judges).to(GPU), precision)
+    step = matching_of(case, source, target, Discriminators(judges).to(GPU), precision)
+    if compiled is None:
+        return step, nullcontext
+    return step, compiled.enter_context(CompiledLayers(source, target)).in_steps
 
 
 def by_hand(case: Case) -> Callable[[int], Any]:
@@ -201,16 +206,17 @@ def streets() -> dict[str, Any]:
     """Way → milliseconds a step, images a second of both domains; the card's ceiling."""
     found: dict[str, Any] = {}
     ways: dict[str, Callable[[int], Any]] = {"by hand, float32": by_hand(STREETS)}
-    for name, precision, is_compiled in (
-        ("float32", torch.float32, False),
-        ("bfloat16", torch.bfloat16, False),
-        ("bfloat16, compiled", torch.bfloat16, True),
-    ):
-        step = matching(STREETS, precision, is_compiled=is_compiled)
-        ways[f"gam_ray, {name}"] = captured_steps(STREETS, step)
-    for way, step in ways.items():
-        ms = median_ms(step, 10)
-        found[way] = {"ms": ms, "images_a_second": 2000 * STREETS.batch / ms}
+    with ExitStack() as compiled:
+        for name, precision, stack in (
+            ("float32", torch.float32, None),
+            ("bfloat16", torch.bfloat16, None),
+            ("bfloat16, compiled", torch.bfloat16, compiled),
+        ):
+            step, around = matching(STREETS, precision, stack)
+            ways[f"gam_ray, {name}"] = captured_steps(STREETS, step, around)
+        for way, take in ways.items():
+            ms = median_ms(take, 10)
+            found[way] = {"ms": ms, "images_a_second": 2000 * STREETS.batch / ms}
     with FlopCounterMode(display=False) as counter:
         ways["by hand, float32"](0)
     matrix = torch.randn(8192, 8192, device=GPU, dtype=torch.bfloat16)
@@ -220,7 +226,7 @@ def streets() -> dict[str, Any]:
     return found
 
 
-def captured_steps(case: Case, step: GeneralMatching) -> Callable[[int], Any]:
+def captured_steps(case: Case, step: GeneralMatching, around: Around) -> Callable[[int], Any]:
     """Steps as a trial takes them, from images that lie on the card."""
     count = 4 * case.batch
     generator = torch.Generator().manual_seed(1)
@@ -230,7 +236,7 @@ def captured_steps(case: Case, step: GeneralMatching) -> Callable[[int], Any]:
     ]
 
     def function(indices: Tensor) -> None:
-        with with_compiled_layers():
+        with around():
             step.step(*(to_float(each[indices]) for each in images))
 
     def inputs(number: int) -> tuple[Tensor]:
@@ -257,7 +263,7 @@ def median_ms(step: Callable[[int], Any], steps: int) -> float:
 def worker() -> None:
     """One of K trials: says that it is ready, waits for a line, says its steps a second."""
     torch.set_float32_matmul_precision("high")
-    step = matching(DIGITS, torch.float32)
+    step, _ = matching(DIGITS, torch.float32)
     source, target = (draw(DIGITS, seed, torch.channels_last)[0].to(GPU) for seed in (1, 2))
     rows = step.source_activations(source)
     order = torch.arange(DIGITS.batch)

@@ -46,12 +46,7 @@ from gam_ray.training.evaluation import (
     quality,
     source_iou,
 )
-from gam_ray.training.precision import (
-    PRECISIONS,
-    compile_layers,
-    with_compiled_layers,
-    without_compiled_layers,
-)
+from gam_ray.training.precision import PRECISIONS, CompiledLayers
 from gam_ray.training.pretraining import PROGRESS_EVERY
 from gam_ray.training.reports import DivergedError, Report, Reporter, TrialPausedError
 from gam_ray.training.source_activations import pays, source_activations
@@ -228,10 +223,9 @@ class GeneralRun:
         self._device = run.place.device
         self._source = _SourceSide(run)
         self._target = _batches(config, "target", data.target_train.images, self._device)
-        self._compiles = config.compiled and self._device.type == "cuda"
-        if self._compiles:
-            compile_layers(run.source)
-            compile_layers(run.target)
+        self._compiled: CompiledLayers | None = None
+        if config.compiled and self._device.type == "cuda":
+            self._compiled = CompiledLayers(run.source, run.target)
 
     def train(self, saved: dict[str, Any] | None) -> tuple[int, bool]:
         """Go on to the last step; (steps done, whether the reporter says to go on).
@@ -239,7 +233,7 @@ class GeneralRun:
         Raises:
             TrialPausedError: If the reporter says to pause, once the checkpoint is written.
         """
-        with without_compiled_layers() if self._compiles else nullcontext():
+        with self._compiled or nullcontext():
             return self._train(saved)
 
     def _train(self, saved: dict[str, Any] | None) -> tuple[int, bool]:
@@ -279,7 +273,7 @@ class GeneralRun:
 
     def _step(self, health: HealthMeter, *inputs: Tensor) -> None:
         own = self._source.inputs_a_step
-        with with_compiled_layers() if self._compiles else nullcontext():
+        with self._compiled.in_steps() if self._compiled else nullcontext():
             source = partial(self._source.activations, *inputs[:own])
             health.add(self._matching.step(source, self._target.take(*inputs[own:])[0]))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 
@@ -33,29 +35,50 @@ def tensor_cores(device: torch.device) -> Iterator[None]:
 _MOST_VARIANTS = 256
 
 
-def compile_layers(network: MatchableNetwork) -> None:
-    """Let torch.compile make kernels of each layer, inside `with_compiled_layers` alone.
+class CompiledLayers:
+    """While open, steps run kernels that torch.compile makes of each layer when it is first needed.
 
-    Hooks on the layers stay as they are, outside.
+    Outside of `in_steps`, as in reports, which have too many shapes for it, layers run as they are
+    written. Hooks on the layers stay as they are, outside.
+
+    Args:
+        networks: Whose layers are compiled; the instances alone, not their classes.
     """
-    for layer in network.layers.values():
-        # Of the instance: the class, and copies made before, are as they were.
-        layer.__dict__["forward"] = torch.compile(layer.forward, dynamic=False)
 
+    def __init__(self, *networks: MatchableNetwork) -> None:
+        self._layers = [layer for network in networks for layer in network.layers.values()]
+        self._is_step = False
 
-@contextmanager
-def with_compiled_layers() -> Iterator[None]:
-    """Run compiled layers' kernels, made when first needed; reports have too many shapes for it."""
-    import torch._dynamo.config
+    def __enter__(self) -> Self:
+        for layer in self._layers:
+            layer.__dict__["forward"] = self._either(layer.forward)
+        return self
 
-    with (
-        torch.compiler.set_stance("default"),
-        torch._dynamo.config.patch(recompile_limit=_MOST_VARIANTS),  # noqa: SLF001
-    ):
-        yield
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for layer in self._layers:
+            del layer.__dict__["forward"]
 
+    def _either(self, written: Callable[..., Any]) -> Callable[..., Any]:
+        made = torch.compile(written, dynamic=False)
 
-def without_compiled_layers() -> AbstractContextManager[None]:
-    """Run what `compile_layers` left as it was written."""
-    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
-    return stance
+        def forward(*inputs: Any) -> Any:
+            return (made if self._is_step else written)(*inputs)
+
+        return forward
+
+    @contextmanager
+    def in_steps(self) -> Iterator[None]:
+        """For the time of a step."""
+        import torch._dynamo.config
+
+        with torch._dynamo.config.patch(recompile_limit=_MOST_VARIANTS):  # noqa: SLF001
+            self._is_step = True
+            try:
+                yield
+            finally:
+                self._is_step = False
