@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from gam_ray.adaptation.pieces import flat, lie_alike, piece_size
+from gam_ray.adaptation.pieces import lie_alike, piece_size, pieces_of
+
+
+def _plain(method: Any) -> Any:
+    """What torch keeps from torch.compile's sight, without that: nothing here is compiled.
+
+    What stands around it imports torch._dynamo: two seconds of a core in every worker.
+    """
+    return getattr(method, "__wrapped__", method)
 
 
 class Adam(torch.optim.Adam):
@@ -24,6 +32,10 @@ class Adam(torch.optim.Adam):
         betas: Adam's decay of both moments.
         weight_decay: L2 weight.
     """
+
+    add_param_group = _plain(torch.optim.Adam.add_param_group)
+    state_dict = _plain(torch.optim.Adam.state_dict)
+    zero_grad = _plain(torch.optim.Adam.zero_grad)
 
     def __init__(
         self,
@@ -57,7 +69,7 @@ class Adam(torch.optim.Adam):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from another's state, which may have been on another kind of device."""
-        super().load_state_dict(state_dict)
+        _plain(torch.optim.Adam.load_state_dict)(self, state_dict)
         self._counters.clear()
         for group in self.param_groups:
             group["capturable"] = self._is_on_gpu
@@ -66,20 +78,12 @@ class Adam(torch.optim.Adam):
                     state["step"] = state["step"].to(parameter.device)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step of every parameter that has a gradient."""
         assert closure is None, "there is none to evaluate"
         (group,) = self.param_groups
         learners = [each for each in group["params"] if each.grad is not None]
         size = piece_size(learners)
-        if size is None:
-            return super().step()
-        self._step_pieces(group, learners, size)
-        return None
-
-    def _step_pieces(
-        self, group: Mapping[str, Any], learners: list[nn.Parameter], size: int
-    ) -> None:
         columns: tuple[list[Tensor], ...] = ([], [], [], [])
         counters: list[Tensor] = []
         for learner in learners:
@@ -87,8 +91,14 @@ class Adam(torch.optim.Adam):
             assert learner.grad is not None
             tensors = learner, learner.grad, state["exp_avg"], state["exp_avg_sq"]
             for column, tensor in zip(columns, tensors, strict=True):
-                column.extend(torch.split(_alike(tensor, learner), size))
+                column.extend(pieces_of(_alike(tensor, learner), size))
             counters += self._counters_of(learner, len(columns[0]) - len(counters))
+        self._launch(group, columns, counters)
+
+    @staticmethod
+    def _launch(
+        group: Mapping[str, Any], columns: tuple[list[Tensor], ...], counters: list[Tensor]
+    ) -> None:
         parameters, gradients, first, second = columns
         beta1, beta2 = group["betas"]
         adam(
@@ -99,7 +109,7 @@ class Adam(torch.optim.Adam):
             [],
             counters,
             fused=True,
-            capturable=True,
+            capturable=group["capturable"],
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
@@ -131,5 +141,5 @@ class Adam(torch.optim.Adam):
 def _alike(tensor: Tensor, learner: Tensor) -> Tensor:
     """The numbers of a tensor in the order in which the parameter has its own."""
     if not lie_alike(tensor, learner):
-        tensor = torch.empty_like(learner).copy_(tensor)
-    return flat(tensor)
+        return torch.empty_like(learner).copy_(tensor)
+    return tensor.detach()

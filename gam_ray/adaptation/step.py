@@ -189,7 +189,7 @@ class GeneralMatching:
                     name: self._judgement(name, _widened(logits), health)
                     for name, logits in judged.items()
                 }
-                torch.autograd.backward(list(losses.values()), self._weights_of(losses))
+                torch.autograd.backward(self._weighted(losses))
         return {name: value.detach() for name, value in health.items()}
 
     def _judgement(self, name: str, logits: Tensor, health: dict[str, Tensor]) -> Tensor:
@@ -212,9 +212,7 @@ class GeneralMatching:
             with self._streams.beside(number):
                 seen = {name: target[name].detach().requires_grad_() for name in group}
                 own = {name: self._fooled(name, activation) for name, activation in seen.items()}
-                pulls += torch.autograd.grad(
-                    list(own.values()), list(seen.values()), self._weights_of(own)
-                )
+                pulls += torch.autograd.grad(self._weighted(own), list(seen.values()))
                 losses |= {name: loss.detach() for name, loss in own.items()}
         return losses, pulls
 
@@ -231,25 +229,22 @@ class GeneralMatching:
         self, target: Mapping[str, Tensor], pulls: Sequence[Tensor], back: Sequence[Tensor]
     ) -> None:
         """Make the target network's gradients, from those of its activations and of the drift."""
-        activations = list(target.values())
-        if self._drift_weight == 0:
-            torch.autograd.backward(activations, pulls)
-        elif self._is_alone:
-            torch.autograd.backward(activations, pulls)
-            add_to_gradients(self._drift.learners, back)
-        else:
+        known = [*pulls]
+        values = list(target.values())
+        is_drifting = self._drift_weight > 0
+        if is_drifting and not self._is_alone:
             # Workers wait for a gradient of every parameter, of those behind the layers as well.
-            roots = [*activations, *self._drift.learners]
-            torch.autograd.backward(roots, [*pulls, *back])
+            values, known = [*values, *self._drift.learners], [*known, *back]
+        torch.autograd.backward(_Known.apply(known, *values))
+        if is_drifting and self._is_alone:
+            add_to_gradients(self._drift.learners, back)
 
-    def _weights_of(self, losses: Mapping[str, Tensor]) -> list[Tensor]:
-        """The gradient λ_i of each loss in a sum of all."""
-        return [torch.full_like(loss, self._weights[name]) for name, loss in losses.items()]
+    def _weighted(self, losses: Mapping[str, Tensor]) -> list[Tensor]:
+        return [self._weights[name] * loss for name, loss in losses.items()]
 
     def _total(self, losses: Mapping[str, Tensor], distance: Tensor) -> Tensor:
         """What the target network minimises."""
-        weighted = [self._weights[name] * loss for name, loss in losses.items()]
-        total = torch.stack(weighted).sum()
+        total = torch.stack(self._weighted(losses)).sum()
         return total + self._drift_weight * distance if self._drift_weight > 0 else total
 
     def _norms(self, modules: Mapping[str, nn.Module] | nn.ModuleDict) -> dict[str, Tensor]:
@@ -329,6 +324,23 @@ def loss_ratios(means: Mapping[str, float]) -> dict[str, float]:
         / max(means[f"{prefix}{layer}"], SMALLEST_LOSS)
         for layer in layers
     }
+
+
+class _Known(torch.autograd.Function):
+    """A scalar from which gradients go back that are known already.
+
+    torch takes such gradients itself, too, but imports sympy when it does: a second of a core in
+    every worker.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradients: Sequence[Tensor], *values: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return values[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.gradients
 
 
 def _widened(logits: Tensor) -> Tensor:
