@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
     FIFOScheduler,
@@ -79,7 +80,7 @@ def build_scheduler(
     """
     kind, first = config.schedule.kind, config.schedule.min_steps
     if kind in ("none", "pbt"):
-        return FIFOScheduler()
+        return InTurn()
     if kind == "asha":
         inner: TrialScheduler = _halving(config, first)
     elif kind == "hyperband":
@@ -97,6 +98,28 @@ def _halving(config: StudyConfig, first: int) -> TrialScheduler:
         grace_period=first,
         reduction_factor=config.schedule.reduction_factor,
     )
+
+
+class InTurn(FIFOScheduler):
+    """Every trial goes on, and gets its relay in the order in which trials are proposed, once.
+
+    A relay that is free then takes a trial that has none on the way. Tune's own order would give it
+    to the first trial that waits, and stop the relay that starts for that one: where trials end
+    sooner than a relay starts, none but one would ever run.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chosen: set[str] = set()
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The first trial that waits and was not chosen before, else the first that waits."""
+        waiting = [each for each in tune_controller.get_trials() if each.status == Trial.PENDING]
+        new = (each for each in waiting if each.trial_id not in self._chosen)
+        chosen = next(new, waiting[0] if waiting else None)
+        if chosen:
+            self._chosen.add(chosen.trial_id)
+        return chosen
 
 
 class Brackets(FIFOScheduler):
@@ -156,7 +179,7 @@ class Brackets(FIFOScheduler):
         return "\n".join(bracket.debug_string() for bracket in self._brackets)
 
 
-class Deciding(FIFOScheduler):
+class Deciding(InTurn):
     """A scheduler that tells the broker each decision, so that a lane can act on it.
 
     To Tune, every trial goes on: one that is to stop ends as the others do, when its lane has
@@ -250,10 +273,6 @@ class Deciding(FIFOScheduler):
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Pass on."""
         self._inner.on_trial_remove(tune_controller, trial)
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Pass on."""
-        return self._inner.choose_trial_to_run(tune_controller)
 
     def debug_string(self) -> str:
         """Pass on."""

@@ -659,6 +659,8 @@ class Study:
         from gam_ray.study.schedule import build_scheduler
 
         config = self.config
+        # Relays start side by side; Tune alone starts one after another, two seconds for each lane.
+        os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(os.cpu_count() or 1))
         tuner = tune.Tuner(
             Relay,
             param_space={"broker": broker, "only_node": self._only_node()},

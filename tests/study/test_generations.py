@@ -222,7 +222,7 @@ def test_most_numbers_are_multiplied() -> None:
 
 def test_it_stops_no_trial_and_plans_all_generations(config: StudyConfig) -> None:
     assert rungs(config) == ()
-    assert type(build_scheduler(config, None)).__name__ == "FIFOScheduler"
+    assert type(build_scheduler(config, None)).__name__ == "InTurn"
     assert config.planned_trials == 2 + 3 * 6 + 1
 
 

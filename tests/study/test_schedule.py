@@ -10,7 +10,14 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from gam_ray.config import ScheduleConfig, StudyConfig
-from gam_ray.study.schedule import Brackets, Deciding, EndedTrial, build_scheduler, rungs
+from gam_ray.study.schedule import (
+    Brackets,
+    Deciding,
+    EndedTrial,
+    InTurn,
+    build_scheduler,
+    rungs,
+)
 
 MakeConfig = Callable[..., StudyConfig]
 # Those that stop trials; tests/study/test_generations.py has the other one.
@@ -206,3 +213,24 @@ def test_the_first_rung_must_be_a_report_before_the_end(
     trial = {**make_config().trial.to_mapping(), "steps": 80}
     with pytest.raises(ValueError, match=rule):
         make_config(trial=trial, schedule={"kind": kind, "min_steps": min_steps})
+
+
+@pytest.mark.parametrize("kind", ["none", "pbt", *KINDS])
+def test_a_free_relay_takes_a_trial_that_has_none_on_the_way(
+    make_config: MakeConfig, kind: str
+) -> None:
+    @dataclass
+    class Waiting:
+        trials: list[TuneTrial]
+
+        def get_trials(self) -> list[TuneTrial]:
+            return self.trials
+
+    scheduler = build_scheduler(config_of(make_config, kind), Told())
+    assert isinstance(scheduler, InTurn)
+    runs, starting, new = TuneTrial("a", "RUNNING"), TuneTrial("b"), TuneTrial("c")
+    assert scheduler.choose_trial_to_run(Waiting([runs, starting])) is starting
+    assert scheduler.choose_trial_to_run(Waiting([runs, starting, new])) is new
+    # None is new: whoever waits longest takes what is free.
+    assert scheduler.choose_trial_to_run(Waiting([runs, starting, new])) is starting
+    assert scheduler.choose_trial_to_run(Waiting([runs])) is None
