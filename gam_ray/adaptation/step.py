@@ -212,7 +212,8 @@ class GeneralMatching:
             with self._streams.beside(number):
                 seen = {name: target[name].detach().requires_grad_() for name in group}
                 own = {name: self._fooled(name, activation) for name, activation in seen.items()}
-                pulls += torch.autograd.grad(self._weighted(own), list(seen.values()))
+                torch.autograd.backward(self._weighted(own))
+                pulls += [_gradient(activation) for activation in seen.values()]
                 losses |= {name: loss.detach() for name, loss in own.items()}
         return losses, pulls
 
@@ -341,6 +342,11 @@ class _Known(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
         return None, *ctx.gradients
+
+
+def _gradient(activation: Tensor) -> Tensor:
+    assert activation.grad is not None, "its judge has looked at it"
+    return activation.grad
 
 
 def _widened(logits: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch.nn.functional import (
     max_pool2d,
     mse_loss,
 )
+from torch.utils.flop_counter import FlopCounterMode
 
 from gam_ray.adaptation import GeneralMatching, HealthMeter, loss_ratios
 
@@ -280,3 +281,16 @@ def test_a_step_leaves_the_activations_health_without_gradient() -> None:
     seen = general.step(batch(SOURCE_IMAGES, 0), batch(TARGET_IMAGES, 0))
     assert not any(value.requires_grad for value in seen.values())
     assert all(p.grad is None for p in players.source.parameters())
+
+
+def test_a_step_can_be_counted() -> None:
+    # Counters, and what else hooks onto many gradients, refuse torch.autograd.grad.
+    general = GeneralMatching(
+        tiny_players(momentum=0.0),
+        weights=dict.fromkeys(LAYERS, 1.0),
+        adversary="gan",
+        drift_weight=1.0,
+    )
+    with FlopCounterMode(display=False) as counter:
+        general.step(batch(SOURCE_IMAGES, 0), batch(TARGET_IMAGES, 0))
+    assert counter.get_total_flops() > 0
