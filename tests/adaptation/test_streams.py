@@ -19,33 +19,59 @@ class _Stream:
         self._told.append(f"{self.name} waits for {other.name}")
 
 
-def test_each_begins_where_the_current_one_is_which_waits_for_those_that_were_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What streams are told, and what is done on them."""
     told: list[str] = []
     current = [_Stream("main", told)]
 
     @contextmanager
     def on(own: _Stream):  # noqa: ANN202
         current.append(own)
+        told.append(f"to {own.name}")
         yield
         current.pop()
 
     monkeypatch.setattr(streams, "stream", lambda _device, name: _Stream(name, told))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: current[-1])
     monkeypatch.setattr(torch.cuda, "stream", on)
+    return told
+
+
+def test_each_begins_where_the_current_one_is_which_waits_for_those_that_were_used(
+    told: list[str],
+) -> None:
     found = Streams(torch.device("cuda"), "side", 3)
     for number in (0, 2):
         with found.beside(number):
-            told.append(f"work on {current[-1].name}")
+            pass
     found.meet()
     found.meet()
     assert told == [
         "side 0 waits for main",
-        "work on side 0",
+        "to side 0",
         "side 2 waits for main",
-        "work on side 2",
+        "to side 2",
         "main waits for side 0",
+        "main waits for side 2",
+    ]
+
+
+def test_one_waits_for_another_and_the_current_one_for_what_nobody_has_met(
+    told: list[str],
+) -> None:
+    found = Streams(torch.device("cuda"), "side", 3)
+    for number in (0, 1):
+        with found.beside(number):
+            pass
+    with found.beside(2):
+        found.meet(0)
+    found.meet()
+    assert told[4:] == [
+        "side 2 waits for main",
+        "to side 2",
+        "side 2 waits for side 0",
+        "main waits for side 1",
         "main waits for side 2",
     ]
 
