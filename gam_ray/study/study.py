@@ -71,6 +71,8 @@ STOP_TIMEOUT_S = 8.0
 BROKER_RESTARTS = 100
 AUTOSCALING_POLL_S = 10.0
 RELAY_FAILURES = 10
+# What tells Tune how many trials may wait for their relays at a time.
+RELAYS_AT_ONCE = "TUNE_MAX_PENDING_TRIALS_PG"
 # Until then the lanes start, for which a small machine needs all its cores.
 TRACKING_DELAY_S = 30.0
 # For pictures of the last trials, while the lanes end.
@@ -659,8 +661,6 @@ class Study:
         from gam_ray.study.schedule import build_scheduler
 
         config = self.config
-        # Relays start side by side; Tune alone starts one after another, two seconds for each lane.
-        os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(os.cpu_count() or 1))
         tuner = tune.Tuner(
             Relay,
             param_space={"broker": broker, "only_node": self._only_node()},
@@ -682,7 +682,8 @@ class Study:
                 failure_config=tune.FailureConfig(max_failures=RELAY_FAILURES),
             ),
         )
-        tuner.fit()
+        with _relays_side_by_side():
+            tuner.fit()
 
     def _wait_for_a_lane(self, broker: Any) -> None:
         """Let lanes have the cores while they start: relays would take them, and have time.
@@ -917,6 +918,19 @@ def _set_auth_mode() -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ["RAY_AUTH_MODE"] == "token":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+@contextmanager
+def _relays_side_by_side() -> Iterator[None]:
+    """Let relays start side by side: Tune starts one after another, two seconds for each lane."""
+    if RELAYS_AT_ONCE in os.environ:
+        yield
+        return
+    os.environ[RELAYS_AT_ONCE] = str(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        del os.environ[RELAYS_AT_ONCE]
 
 
 @contextmanager
