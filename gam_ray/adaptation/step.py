@@ -86,14 +86,9 @@ class GeneralMatching:
         precision: torch.dtype = torch.float32,
     ) -> None:
         self._players = players
-        example = next(players.target.parameters())
-        device = example.device
+        device = next(players.target.parameters()).device
         self._in_precision = partial(in_precision, device, precision)
-        # As losses will have them: what is too large for their numbers is infinite.
-        self._weights = {
-            name: float(torch.tensor(weight, dtype=example.dtype))
-            for name, weight in weights.items()
-        }
+        self._weights = dict(weights)
         self._drift_weight = drift_weight
         self._drift = Drift(
             players.source.parameters(),
