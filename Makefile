@@ -5,8 +5,11 @@
 PYTHON ?= python3.11 python3.12 python3.13 python3 /usr/bin/python3
 BIN := .venv/bin
 
-# uv is the faster one. Where it is missing or cannot reach its registry, pip does it.
-install = $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '$(1)' || { \
+# uv is the faster one. Where it is missing or cannot reach its registry, pip does it. Both compile
+# what they install: else each of a study's dozen processes would, seconds of a core every time where
+# PYTHONDONTWRITEBYTECODE is set, as it often is in containers.
+install = $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode \
+		-c constraints.txt -e '$(1)' || { \
 	echo 'uv could not install; trying pip'; \
 	$(BIN)/python -m pip install -c constraints.txt -e '$(1)'; }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gam_ray.selection.evidence import Evidence, Predictions, features_of
+from gam_ray.selection.evidence import Evidence, Predictions
 from gam_ray.selection.guard import AGREEMENT, CLASS_SHIFT, FEATURE_RANK
 
 
@@ -20,12 +20,10 @@ def guard_figures(evidence: Evidence, unadapted: Predictions) -> dict[str, float
         ``guard/class_shift`` in [0, 1], ``guard/agreement`` in [−1, 1] and ``guard/feature_rank``,
         which is 1 for the source network itself.
     """
-    before = unadapted.some()
     return {
         CLASS_SHIFT: class_shift(evidence),
         AGREEMENT: cohen_kappa(evidence.target.classes, unadapted.classes),
-        FEATURE_RANK: effective_rank(features_of(evidence.few))
-        / effective_rank(features_of(before)),
+        FEATURE_RANK: evidence.target.feature_rank / unadapted.feature_rank,
     }
 
 
@@ -47,20 +45,6 @@ def cohen_kappa(first: Tensor, second: Tensor) -> float:
     observed = float((first == second).double().mean())
     chance = float((_shares(first, classes) * _shares(second, classes)).sum())
     return 0.0 if chance > 1 - 1e-12 else (observed - chance) / (1 - chance)
-
-
-def effective_rank(features: Tensor) -> float:
-    """How many directions features [N, D] use, in [1, min(N, D)]; 1 where all are one point.
-
-    exp H of the normalised singular values of the centred features. Roy and Vetterli, 2007.
-    """
-    centred = features.double() - features.double().mean(0)
-    values: Tensor = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0).sqrt()
-    total = values.sum()
-    if float(total) == 0:
-        return 1.0
-    shares = values / total
-    return float(torch.exp(-torch.xlogy(shares, shares).sum()))
 
 
 def _shares(classes: Tensor, count: int) -> Tensor:

@@ -1,8 +1,9 @@
-"""What several scores estimate from features: clusters, and how much likelier on the target."""
+"""What scores and guard estimate from features: clusters, odds of the target, directions used."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -60,3 +61,17 @@ def importance_weights(source: Tensor, target: Tensor) -> NDArray[np.float64]:
         odds = np.exp(np.clip(log_odds, -MOST_LOG_ODDS, MOST_LOG_ODDS))
         weights[half::2] = odds * len(fitted[0]) / len(fitted[1])
     return weights
+
+
+def effective_rank(features: Tensor) -> float:
+    """How many directions features [N, D] use, in [1, min(N, D)]; 1 where all are one point.
+
+    exp H of the normalised singular values of the centred features. Roy and Vetterli, 2007.
+    """
+    centred = features.double() - features.double().mean(0)
+    values: Tensor = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0).sqrt()
+    total = values.sum()
+    if float(total) == 0:
+        return 1.0
+    shares = values / total
+    return float(torch.exp(-torch.xlogy(shares, shares).sum()))

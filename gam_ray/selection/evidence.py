@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gam_ray.selection.estimates import cluster, importance_weights
+from gam_ray.selection.estimates import cluster, effective_rank, importance_weights
 
 MOST_ROWS = 1000
 """Rows that scores look at whose cost grows faster than the number of rows, or by iterations."""
@@ -43,6 +43,11 @@ class Predictions:
     def classes(self) -> Tensor:
         """The predicted class [N] of each row."""
         return self.probabilities.argmax(1)
+
+    @cached_property
+    def feature_rank(self) -> float:
+        """`effective_rank` of the features of `some` rows."""
+        return effective_rank(features_of(self.some()))
 
     def take(self, rows: Tensor) -> Predictions:
         """Those rows, given by indices or by a mask [N]."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from gam_ray.adaptation import (
     remeasure,
     train_mode,
 )
-from gam_ray.config import AugmentationConfig, TrialConfig, derive_seed
+from gam_ray.config import AugmentationConfig, TaskConfig, TrialConfig, derive_seed
 from gam_ray.networks import MatchableNetwork
 from gam_ray.selection.collapse import guard_figures
 from gam_ray.selection.evidence import Predictions
@@ -49,7 +50,9 @@ from gam_ray.training.evaluation import (
 from gam_ray.training.precision import PRECISIONS, CompiledLayers
 from gam_ray.training.pretraining import PROGRESS_EVERY
 from gam_ray.training.reports import DivergedError, Report, Reporter, TrialPausedError
-from gam_ray.training.source_activations import pays, source_activations
+from gam_ray.training.source_activations import SourceActivations, pays
+
+T = TypeVar("T")
 
 # Pixels of target images whose moments are taken anew before a report (10,000 digits); of more
 # images, the first so many, whose order is random: passes over all of them would outlast the steps
@@ -122,16 +125,23 @@ class Run:
     data: TaskData
     oracle_at_reports: bool
 
-    @cached_property
-    def _unadapted(self) -> Predictions:
-        """The source network's on the target's held-out split; all workers ask for it together."""
-        return predictions(self.source, self.data.target_held_out.images, self.place.device)
+    def once(self, make: Callable[[Run], T]) -> T:
+        """What `make` finds of the source network on the task's images; once for all trials here.
+
+        Every worker asks for the same in the same order.
+        """
+        place = self.place
+        kept = _kept(self.source_file, self.config.task, place.data_root, place.device)
+        if make not in kept:
+            kept[make] = make(self)
+        found: T = kept[make]
+        return found
 
     def report(self, *, step: int, health: dict[str, float], state: dict[str, Any]) -> bool:
         """Evaluate, write the checkpoint, report; True to go on. All workers call it."""
         data = self.data
         evidence = gather_evidence(self.target, data, self.place.device, self.config.seed)
-        unadapted = self._unadapted
+        unadapted = self.once(_unadapted)
         oracle = oracle_reading(self.target, self) if self.oracle_at_reports else None
         metrics = {**health, **source_iou(self.target, data)}
         if rank() == 0:
@@ -177,6 +187,22 @@ class Run:
             "classes": len(self.data.class_names),
             "target": self.target.state_dict(),
         }
+
+
+@lru_cache(maxsize=1)
+def _kept(
+    source_file: Path,  # noqa: ARG001
+    task: TaskConfig,  # noqa: ARG001
+    data_root: Path | None,  # noqa: ARG001
+    device: torch.device,  # noqa: ARG001
+) -> dict[Callable[[Run], Any], Any]:
+    """What `Run.once` has of one source network; that of the one before is forgotten."""
+    return {}
+
+
+def _unadapted(run: Run) -> Predictions:
+    """The source network's on the target's held-out split; all workers ask for it together."""
+    return predictions(run.source, run.data.target_held_out.images, run.place.device)
 
 
 def tell_progress(reporter: Reporter, stage: str, done: int, total: int) -> None:
@@ -345,6 +371,11 @@ def _batches(config: TrialConfig, side: str, images: Tensor, device: torch.devic
     )
 
 
+def _source_activations(_: Run) -> SourceActivations:
+    """Empty at first: trials have other layers."""
+    return SourceActivations()
+
+
 class _SourceSide:
     """What the source network gives out on this worker's share of the images, step by step.
 
@@ -357,7 +388,7 @@ class _SourceSide:
         self._batches = _batches(config, "source", images, run.place.device)
         self._kept: dict[str, Tensor] = {}
         if self._may_be_kept(config, len(images)):
-            activations = source_activations(run.source_file, run.place.device)
+            activations = run.once(_source_activations)
             self._kept = activations.keep(run.source, names, images, run.place.device)
         others = tuple(name for name in names if name not in self._kept)
         layers = choose_layers(run.source.layers, others)

@@ -236,7 +236,7 @@ def gather_evidence(
         source=source,
         source_labels=labels,
         seed=derive_seed(seed, "scores"),
-        mixed=_mixed_pairs(network, data.target_held_out.images, device),
+        mixed=_mixed_pairs(network, data.target_held_out.images, target.probabilities, device),
         classifier=classifier_weights(network),
     )
 
@@ -283,15 +283,29 @@ def _at_places(labels: Tensor, places: Tensor) -> Tensor:
     return labels.flatten(1).gather(1, places).flatten()
 
 
-def _mixed_pairs(network: MatchableNetwork, images: Tensor, device: torch.device) -> MixedPairs:
-    """Predictions on some images, on a partner of each, and on their mixture."""
+def _mixed_pairs(
+    network: MatchableNetwork, images: Tensor, probabilities: Tensor, device: torch.device
+) -> MixedPairs:
+    """Predictions on some images, on a partner of each, and on their mixture.
+
+    Args:
+        network: Of which.
+        images: uint8 [N, C, H, W].
+        probabilities: What `predict` gave for all of them.
+        device: Where the network is.
+    """
     most = MIXED_FRAMES if network.stride else MOST_ROWS
     generator = torch.Generator().manual_seed(_SAMPLE_SEED)
     chosen = torch.randperm(len(images), generator=generator)[:most]
-    first, second = images[chosen], images[chosen.roll(1)]
-    mixture = first.float().mul(MIXED_SHARE).add(second, alpha=1 - MIXED_SHARE)
-    parts = (first, second, mixture.round().to(torch.uint8))
-    return MixedPairs(*(predict(network, part, device)[0] for part in parts))
+    partners = chosen.roll(1)
+    first, second = images[chosen], images[partners]
+    mixed = first.float().mul(MIXED_SHARE).add(second, alpha=1 - MIXED_SHARE)
+    mixture, _ = predict(network, mixed.round().to(torch.uint8), device)
+    if network.stride:  # Of so few frames other pixels are sampled than of all.
+        image, partner = (predict(network, part, device)[0] for part in (first, second))
+    else:
+        image, partner = (probabilities[rows.to(device)] for rows in (chosen, partners))
+    return MixedPairs(image, partner, mixture)
 
 
 def classifier_weights(network: MatchableNetwork) -> Tensor | None:

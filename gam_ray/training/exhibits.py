@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from torch import Tensor
 from gam_ray.adaptation import Taps, evaluating, rank
 from gam_ray.adaptation.batch_norm import channels_last
 from gam_ray.adaptation.moments import Moments
-from gam_ray.config import TaskConfig
 from gam_ray.networks import MatchableNetwork
 from gam_ray.training.adapting import Run
 from gam_ray.training.data import to_float
@@ -108,9 +106,7 @@ def moment_distance(source: Moments, target: Moments) -> float:
 
 def _exhibits(network: MatchableNetwork, run: Run) -> Exhibits:
     place, images = run.place, run.data.target_held_out.images
-    reference = _reference(run.source_file, run.config.task, place.data_root, place.device)
-    if not reference:
-        reference |= _measure_reference(run)
+    reference = run.once(_reference)
     now = _moments(network, images, place.device)
     names = tuple(name for name in network.layers if name in reference)
     frames = _frames(len(images)) if network.stride else torch.zeros(0, dtype=torch.int64)
@@ -125,18 +121,8 @@ def _exhibits(network: MatchableNetwork, run: Run) -> Exhibits:
     )
 
 
-@lru_cache(maxsize=1)
-def _reference(
-    source_file: Path,  # noqa: ARG001
-    task: TaskConfig,  # noqa: ARG001
-    data_root: Path | None,  # noqa: ARG001
-    device: torch.device,  # noqa: ARG001
-) -> dict[str, tuple[Moments, float]]:
+def _reference(run: Run) -> dict[str, tuple[Moments, float]]:
     """Layer → the source's moments and the distance before; the same for all trials of a study."""
-    return {}
-
-
-def _measure_reference(run: Run) -> dict[str, tuple[Moments, float]]:
     device = run.place.device
     source = _moments(run.source, run.data.source_held_out.images, device)
     before = _moments(run.source, run.data.target_held_out.images, device)

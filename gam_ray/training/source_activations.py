@@ -6,9 +6,6 @@ not augmented they are always the same: a worker keeps them for its trials, as f
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -75,12 +72,6 @@ class SourceActivations:
             if used <= MOST_BYTES:
                 fitting.append(name)
         return tuple(fitting)
-
-
-@lru_cache(maxsize=1)
-def source_activations(file: Path, device: torch.device) -> SourceActivations:  # noqa: ARG001
-    """This process's, of the source network in `file`; those of another are forgotten."""
-    return SourceActivations()
 
 
 def pays(steps: int, batch_size: int, images: int) -> bool:

@@ -8,7 +8,8 @@ import torch
 from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 
-from gam_ray.selection.collapse import class_shift, cohen_kappa, effective_rank, guard_figures
+from gam_ray.selection.collapse import class_shift, cohen_kappa, guard_figures
+from gam_ray.selection.estimates import effective_rank
 from gam_ray.selection.evidence import Evidence, Predictions
 from gam_ray.selection.guard import AGREEMENT, CLASS_SHIFT, FEATURE_RANK, guard_causes
 

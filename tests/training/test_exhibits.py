@@ -85,7 +85,6 @@ def test_a_failure_is_logged_and_ends_no_trial(
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(exhibits, "_moments", fail)
-    exhibits._reference.cache_clear()
     assert run(tmp_path, trial()) is None
     assert "leaves nothing to look at" in caplog.text
 

@@ -14,7 +14,7 @@ from gam_ray.training import source_activations as module
 from gam_ray.training.data import to_float
 from gam_ray.training.evaluation import BATCH_PIXELS
 from gam_ray.training.reports import Report, Verdict
-from gam_ray.training.source_activations import SourceActivations, pays, source_activations
+from gam_ray.training.source_activations import SourceActivations, pays
 from gam_ray.training.trial import run_trial
 
 CPU = torch.device("cpu")
@@ -93,12 +93,6 @@ def test_the_smallest_layers_are_kept_as_far_as_they_fit(monkeypatch: pytest.Mon
     assert set(kept.keep(network, ("conv2", "fc4"), images, CPU)) == {"fc4"}
     monkeypatch.setattr(module, "MOST_BYTES", 20 * (FC3_BYTES + CONV2_BYTES + 40))
     assert set(kept.keep(network, ("conv2",), images, CPU)) == {"conv2"}
-
-
-def test_another_source_network_has_its_own() -> None:
-    one = source_activations(Path("one.pt"), CPU)
-    assert source_activations(Path("one.pt"), CPU) is one
-    assert source_activations(Path("other.pt"), CPU) is not one
 
 
 def test_a_pass_must_pay() -> None:

@@ -32,7 +32,9 @@ from gam_ray.config.trial import FORMS
 from gam_ray.domains import LabelledImages
 from gam_ray.networks import LeNet, base
 from gam_ray.selection.scores import known_scores
+from gam_ray.training import evaluation
 from gam_ray.training.data import load_target_labels, load_task, to_float
+from gam_ray.training.evaluation import predict
 from gam_ray.training.pretraining import SourceCache
 from gam_ray.training.reports import DivergedError, Report, TrialPausedError, Verdict
 from gam_ray.training.trial import TrialOutcome, check_trial, load_adapted, run_trial
@@ -407,6 +409,31 @@ def test_the_source_network_is_matched_once_for_all_trials_of_a_target(
             place(folder, "elsewhere"),
             Recorder(),
         )
+
+
+def test_the_source_network_predicts_once_for_all_trials_of_a_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning = []
+
+    def counted(network: nn.Module, *rest: Any) -> Any:
+        learning.append(any(each.requires_grad for each in network.parameters()))
+        return predict(network, *rest)
+
+    monkeypatch.setattr(evaluation, "predict", counted)
+    config, other = trial(seed=11), trial(seed=11, pretraining__seed=3)
+    for name, each, passes in (
+        ("first", config, 1),
+        ("next", trial(seed=12), 0),
+        ("new", other, 1),
+    ):
+        run_trial(each, place(tmp_path, f"predicts-{name}"), Recorder())
+        assert learning.count(False) == passes, name
+        learning.clear()
+    for each in (config, other):
+        reporter = Recorder()
+        run_trial(each.baseline("none"), place(tmp_path, each.key()), reporter)
+        assert reporter.reports[-1].metrics["guard/agreement"] == 1
 
 
 def test_adaptation_starts_from_the_matched_network_and_drifts_from_it(
