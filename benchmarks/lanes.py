@@ -53,13 +53,17 @@ def main() -> None:
         configs = searched(folder / "study")
         found["alone"] = alone(configs, folder)
         if given.plain:
-            general = [each for each in configs if each.adaptation.kind == "general"]
-            found["a group for every trial"] = grouped(general, folder)
+            found["a group for every trial"] = grouped(
+                [each for each in configs if is_adapting(each)], folder
+            )
         found["between trials"] = between(configs, folder)
         one_step = {**TRIAL, "steps": 1, "report_every": 1}
         found["one step"] = study("one-step", one_step, 2 * given.trials, folder)
-    found["wall ÷ (Σ trials ÷ slots)"] = found["study"]["trials_s"] / (
-        sum(found["alone"]["each_s"]) / SLOTS
+    each_s = found["alone"]["each_s"]
+    found["wall ÷ (Σ trials ÷ slots)"] = found["study"]["trials_s"] / (sum(each_s) / SLOTS)
+    adapting_s = [s for s, each in zip(each_s, configs, strict=True) if is_adapting(each)]
+    found["the same from the first step on"] = found["study"]["adapting_s"] / (
+        sum(adapting_s) / SLOTS
     )
     print(json.dumps(found, indent=1, ensure_ascii=False))
     if given.json:
@@ -68,7 +72,10 @@ def main() -> None:
 
 
 def study(name: str, trial: Mapping[str, Any], trials: int, folder: Path) -> dict[str, float]:
-    """Seconds of a study: in all, until its first trial begins, and from there to its last end."""
+    """Seconds of a study: in all, of its start-up, and from there to its last end.
+
+    Start-up is until the first trial begins, a baseline, or until the first one that has steps.
+    """
     config = StudyConfig.from_mapping(
         {
             "name": name,
@@ -85,14 +92,24 @@ def study(name: str, trial: Mapping[str, Any], trials: int, folder: Path) -> dic
     Study(config).run()
     ended = time.time()
     files = StudyStore(folder / name).trials()
-    first = min((each.folder / "started").stat().st_mtime for each in files)
+    first, adapting = (
+        min((each.folder / "started").stat().st_mtime for each in some)
+        for some in (files, [each for each in files if is_adapting(each.record().config)])
+    )
     last = max((each.folder / "end.json").stat().st_mtime for each in files)
     return {
         "all_s": ended - began,
         "until_first_trial_s": first - began,
+        "until_first_step_s": adapting - began,
         "trials_s": last - first,
+        "adapting_s": last - adapting,
         "a_trial_s": SLOTS * (last - first) / len(files),
     }
+
+
+def is_adapting(config: TrialConfig) -> bool:
+    """Whether a trial has steps; the baselines have none."""
+    return config.adaptation.kind == "general"
 
 
 def searched(folder: Path) -> list[TrialConfig]:
@@ -144,7 +161,7 @@ def _gaps(configs: list[TrialConfig], folder: Path) -> list[dict[str, float]]:
     Run.report = timed("last report", Run.report)  # type: ignore[method-assign]
     trial.oracle_reading = timed("oracle", trial.oracle_reading)
     ends = []
-    for config in (each for each in configs if each.adaptation.kind == "general"):
+    for config in filter(is_adapting, configs):
         run_alone(config, folder / ".sources", Path(tempfile.mkdtemp(dir=folder)))
         ends.append(len(spans))
     return [_gap(spans, end) for end in ends[1:-1]]  # the first trial of a process imports
@@ -167,6 +184,7 @@ def repeated(folder: Path, count: int) -> tuple[list[Path], list[Path]]:
 def run_alone(config: TrialConfig, sources: Path, folder: Path) -> float:
     """Run one trial on one thread; its seconds."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     from gam_ray.training.reports import Report, Verdict
     from gam_ray.training.trial import Place, run_trial
@@ -182,8 +200,10 @@ def run_alone(config: TrialConfig, sources: Path, folder: Path) -> float:
             return False
 
     torch.set_num_threads(1)
+    place = Place(folder / config.key(), sources, None, torch.device("cpu"))
     began = time.monotonic()
-    run_trial(config, Place(folder / config.key(), sources, None, torch.device("cpu")), Quiet())
+    with threadpool_limits(1):  # of scikit-learn, as in a lane's worker, whose CPU is one
+        run_trial(config, place, Quiet())
     return time.monotonic() - began
 
 
