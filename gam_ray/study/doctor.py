@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from gam_ray.config import StudyConfig
@@ -48,8 +49,8 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        name: What: ``versions``, ``gpus``, ``storage``, ``mlflow``, ``data``, ``memory``,
-            ``disk``, ``auth``, ``nodes`` or ``plan``.
+        name: What: ``versions``, ``bytecode``, ``gpus``, ``storage``, ``mlflow``, ``data``,
+            ``memory``, ``disk``, ``auth``, ``nodes`` or ``plan``.
         state: ``ok``, ``warning`` or ``failed``.
         found: What was found, and where.
         remedy: What to do about it; None if all is well.
@@ -75,6 +76,7 @@ class Facts:
         gpus: That torch sees.
         free_disk: Bytes free where the node's Ray keeps its files.
         auth_mode: RAY_AUTH_MODE as its processes have it.
+        has_bytecode: Whether its packages are compiled.
         has_mps: Whether NVIDIA's MPS runs, by which processes share a GPU.
         ray_gpus: That Ray hands out; None where there is no Ray.
     """
@@ -84,6 +86,7 @@ class Facts:
     gpus: int
     free_disk: int
     auth_mode: str
+    has_bytecode: bool = field(default=True, kw_only=True)
     has_mps: bool = field(default=False, kw_only=True)
     ray_gpus: float | None = field(default=None, kw_only=True)
 
@@ -98,6 +101,7 @@ def check_machine(config: StudyConfig | None, data_root: Path | None) -> list[Ch
     here = facts_here()
     checks = [
         judge_versions([here]),
+        judge_bytecode([here]),
         judge_gpus([here], config),
         judge_disk([here]),
         judge_auth([here], own=True),
@@ -154,6 +158,7 @@ def _check_nodes(nodes: _Nodes, config: StudyConfig | None, data_root: Path | No
         return checks
     checks += [
         judge_versions([*known, _renamed(facts_here(), "here")]),
+        judge_bytecode(known),
         judge_gpus(known, config),
         judge_disk(known),
         judge_auth(known, own=False),
@@ -217,8 +222,15 @@ def facts_here() -> Facts:
         gpus=torch.cuda.device_count(),
         free_disk=shutil.disk_usage(temporary).free,
         auth_mode=_auth_mode(),
+        has_bytecode=_has_bytecode(torch),
         has_mps=_has_mps(),
     )
+
+
+def _has_bytecode(package: ModuleType) -> bool:
+    """Whether a package is compiled; else, as it has just been imported, it could not be kept."""
+    spec = package.__spec__
+    return spec is not None and spec.cached is not None and Path(spec.cached).exists()
 
 
 def _has_mps() -> bool:
@@ -327,6 +339,18 @@ def judge_versions(nodes: list[Facts]) -> Check:
         return Check("versions", "failed", found, remedy)
     told = ", ".join(f"{name} {version}" for name, version in nodes[0].versions.items())
     return Check("versions", "ok", told)
+
+
+def judge_bytecode(nodes: list[Facts]) -> Check:
+    """Whether processes start fast: those of a study import torch, Ray and MLflow."""
+    if slow := [facts.node for facts in nodes if not facts.has_bytecode]:
+        remedy = (
+            "install with `uv pip install --compile-bytecode` or with pip, or let Python keep what "
+            "it compiles: unset PYTHONDONTWRITEBYTECODE, and make site-packages writable"
+        )
+        told = f"on {', '.join(slow)} every process compiles its packages anew, for seconds"
+        return Check("bytecode", "warning", told, remedy)
+    return Check("bytecode", "ok", "packages are compiled")
 
 
 def judge_gpus(nodes: list[Facts], config: StudyConfig | None) -> Check:

@@ -165,7 +165,8 @@ def test_the_doctor_sees_all_nodes(dashboard: str, gam_ray: GamRay, study: Path)
     wait_for(lambda: checks()["nodes"]["found"] == "3 nodes answered")
     found = checks()
     assert {name: check["state"] for name, check in found.items() if name != "disk"} == {
-        "nodes": "ok", "versions": "ok", "gpus": found["gpus"]["state"], "auth": "ok",
+        "nodes": "ok", "versions": "ok", "bytecode": found["bytecode"]["state"],
+        "gpus": found["gpus"]["state"], "auth": "ok",
         "plan": "ok", "memory": found["memory"]["state"], "storage": "ok", "mlflow": "ok",
         "data": "ok",
     }  # fmt: skip

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -51,6 +54,25 @@ def test_a_package_that_is_missing_names_its_node_and_code_that_came_along_does_
     assert (missing.state, missing.found) == ("failed", "missing: ray on b")
     came_along = {**VERSIONS, "gam-ray": "none"}
     assert doctor.judge_versions([facts("a"), facts("b", versions=came_along)]).state == "ok"
+
+
+def test_packages_that_are_not_compiled_name_their_nodes() -> None:
+    slow = doctor.judge_bytecode([facts("a"), facts("b", has_bytecode=False)])
+    assert (slow.state, slow.found.split(" every")[0]) == ("warning", "on b")
+    assert "--compile-bytecode" in (slow.remedy or "")
+    assert doctor.judge_bytecode([facts("a")]).state == "ok"
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_what_is_compiled_is_seen_where_it_is_kept(tmp_path: Path, writes: bool) -> None:
+    (tmp_path / "package.py").write_text("")
+    code = (
+        "import package, sys; from gam_ray.study.doctor import _has_bytecode; "
+        "sys.exit(not _has_bytecode(package))"
+    )
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "" if writes else "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == (not writes)
 
 
 def test_gpus_that_torch_does_not_see_fail(make_config: MakeConfig) -> None:
@@ -292,7 +314,13 @@ def run_doctor(*words: str) -> Any:
 def test_the_doctor_ends_with_1_if_something_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = run_doctor("--json")
     content = json.loads(found.stdout)
-    assert {check["name"] for check in content["checks"]} == {"versions", "gpus", "disk", "auth"}
+    assert {check["name"] for check in content["checks"]} == {
+        "versions",
+        "bytecode",
+        "gpus",
+        "disk",
+        "auth",
+    }
     assert (found.exit_code, content["ok"]) == (0, True)
     usual = doctor.facts_here()
     monkeypatch.setattr(doctor, "facts_here", lambda: replace(usual, free_disk=1))
@@ -312,6 +340,7 @@ def test_the_doctor_checks_a_study_here_without_ray(tmp_path: Path) -> None:
     found = run_doctor(str(file), "--json")
     states = {check["name"]: check["state"] for check in json.loads(found.stdout)["checks"]}
     assert set(states) == {
-        "versions", "gpus", "disk", "auth", "plan", "memory", "storage", "mlflow", "data",
+        "versions", "bytecode", "gpus", "disk", "auth", "plan", "memory", "storage", "mlflow",
+        "data",
     }  # fmt: skip
     assert (states["mlflow"], states["data"], found.exit_code) == ("failed", "ok", 1)
