@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,12 +11,30 @@ from gam_ray.selection.evidence import Evidence, Predictions
 from gam_ray.selection.guard import AGREEMENT, CLASS_SHIFT, FEATURE_RANK
 
 
-def guard_figures(evidence: Evidence, unadapted: Predictions) -> dict[str, float]:
+@dataclass(frozen=True)
+class Unadapted:
+    """What the guard compares with: of the source network on the target.
+
+    Attributes:
+        classes: Predicted for each image or pixel, int64 [N].
+        feature_rank: `effective_rank` of some of their features.
+    """
+
+    classes: Tensor
+    feature_rank: float
+
+    @classmethod
+    def of(cls, predictions: Predictions) -> Unadapted:
+        """Of predictions with features, which need not be kept for it."""
+        return cls(predictions.classes, predictions.feature_rank)
+
+
+def guard_figures(evidence: Evidence, unadapted: Unadapted) -> dict[str, float]:
     """The guard's three figures.
 
     Args:
         evidence: Of the adapted model.
-        unadapted: The source network's on the same target images or pixels, with features.
+        unadapted: Of the source network on the same target images or pixels.
 
     Returns:
         ``guard/class_shift`` in [0, 1], ``guard/agreement`` in [−1, 1] and ``guard/feature_rank``,

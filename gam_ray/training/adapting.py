@@ -32,8 +32,7 @@ from gam_ray.adaptation import (
 )
 from gam_ray.config import AugmentationConfig, TaskConfig, TrialConfig, derive_seed
 from gam_ray.networks import MatchableNetwork
-from gam_ray.selection.collapse import guard_figures
-from gam_ray.selection.evidence import Predictions
+from gam_ray.selection.collapse import Unadapted, guard_figures
 from gam_ray.selection.oracle import OracleReading, read_oracle
 from gam_ray.selection.scores import all_scores
 from gam_ray.training.batches import Batches
@@ -200,9 +199,10 @@ def _kept(
     return {}
 
 
-def _unadapted(run: Run) -> Predictions:
-    """The source network's on the target's held-out split; all workers ask for it together."""
-    return predictions(run.source, run.data.target_held_out.images, run.place.device)
+def _unadapted(run: Run) -> Unadapted:
+    """The source network on the target's held-out split; all workers ask for it together."""
+    images = run.data.target_held_out.images
+    return Unadapted.of(predictions(run.source, images, run.place.device))
 
 
 def tell_progress(reporter: Reporter, stage: str, done: int, total: int) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # Pixels of the images of one batch over all workers: 512 digits, or 9 frames of 240×176.
 BATCH_PIXELS = 512 * 28 * 28
+# Of predictions on a CPU this part of it: what layers give out then stays in its cache.
+CPU_SHARE = 0.25
 # Images of a batch are a multiple of this, so that 1, 2, 4 and 8 workers see the same batches:
 # BatchNorm's statistics are taken batch by batch.
 EVEN_SHARES = 8
@@ -47,18 +49,29 @@ def float_batches(images: Tensor, device: torch.device) -> Iterator[Tensor]:
 
     The batches over all workers are of nearly one size, and the same for 1, 2, 4 or 8 workers.
     """
-    for part in _batches(images):
+    for part in torch.split(images, _batch_size(images, BATCH_PIXELS)):
         yield to_float(shard(part), device)
 
 
-def _batches(images: Tensor, rows: Tensor | None = None) -> tuple[Tensor, ...]:
-    """`images` in batches; or what belongs to them row by row, in the same batches."""
+def _batch_size(images: Tensor, pixels: float) -> int:
+    """Images of each batch of at most so many pixels, so that all are of nearly one size."""
     height, width = images.shape[-2:]
-    most = max(1, BATCH_PIXELS // (height * width))
+    most = max(1, int(pixels) // (height * width))
     even = math.ceil(len(images) / math.ceil(len(images) / most))
     # A multiple of the workers, so that their rows lie as `gather_rows` expects them.
     multiple = math.lcm(EVEN_SHARES, world_size())
-    return torch.split(images if rows is None else rows, math.ceil(even / multiple) * multiple)
+    return math.ceil(even / multiple) * multiple
+
+
+def _shares(images: Tensor, rows: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """This worker's shares of images to predict and of what belongs to them, batch by batch.
+
+    Predictions of an image are the same in whatever batch. Of a last batch a share may be empty.
+    """
+    size = _batch_size(images, BATCH_PIXELS * (CPU_SHARE if device.type == "cpu" else 1))
+    for parts in zip(torch.split(images, size), torch.split(rows, size), strict=True):
+        part, own = map(shard, parts)
+        yield part, own
 
 
 @torch.inference_mode()
@@ -82,11 +95,11 @@ def predict(
     rows = []
     tapped = {network.features: network.layers[network.features]}
     with evaluating(network), Taps(tapped) as taps:
-        for part, sample in zip(_batches(images), _batches(images, places), strict=True):
-            logits = network(to_float(shard(part), device))
+        for part, sample in _shares(images, places, device):
+            logits = network(to_float(part, device))
             features = taps.seen[network.features]
             if network.stride:
-                here, size = shard(sample).to(device), _size(images)
+                here, size = sample.to(device), _size(images)
                 logits = _pick(full_size(logits, size), here, size)
                 rows.append((logits.softmax(-1), _pick(features, here, size)))
             else:
@@ -148,7 +161,7 @@ def quality(
 def _accuracy(network: MatchableNetwork, labelled: LabelledImages) -> float:
     device = next(network.parameters()).device
     hits = torch.zeros((), dtype=torch.int64, device=device)
-    for images, labels in _labelled_batches(labelled):
+    for images, labels in _shares(labelled.images, labelled.labels, device):
         logits = network(to_float(images, device))
         hits += (logits.argmax(1) == labels.to(device)).sum()
     return float(sum_over_workers(hits)) / len(labelled)
@@ -159,19 +172,12 @@ def _segmentation_quality(
 ) -> dict[str, float]:
     device = next(network.parameters()).device
     metrics = _segmentation_metrics(len(classes)).to(device)
-    for images, labels in _labelled_batches(labelled):
-        if not len(images):  # of a last batch with fewer images than workers
+    for images, labels in _shares(labelled.images, labelled.labels, device):
+        if not len(images):
             continue
         logits = full_size(network(to_float(images, device)), _size(images))
         metrics.update(logits.argmax(1), labels.to(device).long())
     return _figures(metrics, classes)
-
-
-def _labelled_batches(labelled: LabelledImages) -> Iterator[tuple[Tensor, Tensor]]:
-    """This worker's share of each batch; of the last one it may be empty."""
-    batches = _batches(labelled.images), _batches(labelled.images, labelled.labels)
-    for images, labels in zip(*batches, strict=True):
-        yield shard(images), shard(labels)
 
 
 def _segmentation_metrics(classes: int) -> MetricCollection:

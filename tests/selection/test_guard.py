@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 
-from gam_ray.selection.collapse import class_shift, cohen_kappa, guard_figures
+from gam_ray.selection.collapse import Unadapted, class_shift, cohen_kappa, guard_figures
 from gam_ray.selection.estimates import effective_rank
 from gam_ray.selection.evidence import Evidence, Predictions
 from gam_ray.selection.guard import AGREEMENT, CLASS_SHIFT, FEATURE_RANK, guard_causes
@@ -70,7 +70,7 @@ def test_effective_rank_counts_directions() -> None:
 
 def test_the_source_network_itself_is_in_bounds_and_a_collapsed_one_in_none() -> None:
     classes, features = torch.arange(40) % CLASSES, drawn(40, 6)
-    before = said(classes, features)
+    before = Unadapted.of(said(classes, features))
     same = guard_figures(evidence(classes, features), before)
     assert same == {
         CLASS_SHIFT: pytest.approx(0),
