@@ -1,7 +1,8 @@
 """One step of general matching, against the same step written out in plain torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from torch.nn.functional import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from gam_ray.adaptation import GeneralMatching, HealthMeter, loss_ratios
+from gam_ray.adaptation import Adam, GeneralMatching, HealthMeter, loss_ratios
 
 WEIGHTS, STEPS = {"conv1": 0.1, "fc2": 0.7}, 3
 Named = dict[str, Tensor]
@@ -101,7 +102,7 @@ class Matching:
         return alpha.view(shape) * activation + (source_mean - alpha * mean).view(shape)
 
 
-class Adam:
+class PlainAdam:
     """Kingma and Ba 2015, for tensors that are replaced at every step."""
 
     def __init__(self) -> None:
@@ -133,8 +134,8 @@ class PlainGame:
     adversary: str
     drift: float
     reduction: str
-    target_adam: Adam = field(default_factory=Adam)
-    judges_adam: Adam = field(default_factory=Adam)
+    target_adam: PlainAdam = field(default_factory=PlainAdam)
+    judges_adam: PlainAdam = field(default_factory=PlainAdam)
 
     def step(self, source_images: Tensor, target_images: Tensor) -> dict[str, Tensor]:
         """Step both players, each against the other as it was; what there was to see."""
@@ -294,3 +295,35 @@ def test_a_step_can_be_counted() -> None:
     with FlopCounterMode(display=False) as counter:
         general.step(batch(SOURCE_IMAGES, 0), batch(TARGET_IMAGES, 0))
     assert counter.get_total_flops() > 0
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.3])
+@pytest.mark.parametrize("adversary", ["gan", "inverted", "lsgan"])
+def test_a_step_waits_for_nothing_on_its_device(
+    adversary: str, momentum: float, batch_norm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What reads a number back, as .item() does, fails on a device that has none; on a GPU it would
+    # wait, and the step could not be captured. torch has no autocast for such a device.
+    monkeypatch.setattr("gam_ray.adaptation.step.in_precision", lambda *_: nullcontext())
+    outputs = 2 if adversary == "inverted" else 1
+    players = tiny_players(momentum=momentum, outputs=outputs, batch_norm=batch_norm)
+    for module in (players.source, players.target, players.discriminators):
+        module.to("meta")
+    optimizers = {
+        f"{name}_optimizer": Adam(module.parameters(), lr=LEARNING_RATE, betas=BETAS)
+        for name, module in (
+            ("target", players.target),
+            ("discriminator", players.discriminators),
+        )
+    }
+    general = GeneralMatching(
+        replace(players, **optimizers),
+        weights=dict.fromkeys(LAYERS, 1.0),
+        adversary=adversary,
+        drift_weight=1.0,
+    )
+    meter = HealthMeter()
+    for number in range(2):
+        images = (batch(each, number).to("meta") for each in (SOURCE_IMAGES, TARGET_IMAGES))
+        meter.add(general.step(*images))
