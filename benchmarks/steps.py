@@ -82,14 +82,15 @@ def main() -> None:
     options.add_argument("--json", type=Path)
     given = options.parse_args()
     torch.set_num_threads(1)
-    found = {name: compare(case, given.rounds) for name, case in CASES.items()}
+    found, speeds = {}, {}
+    for name, case in CASES.items():
+        found[name], speeds[name] = compare(case, given.rounds)
     if given.peers:
         script = Path(__file__).parent / "peers" / "time_steps.py"
         command = [str(given.peers), str(script), str(CASES[FEATURES].batch)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[FEATURES] |= json.loads(done.stdout)
-    speed = flops_a_second()
-    floors = {name: floor(case, speed) for name, case in CASES.items()}
+    floors = {name: floor(case, speeds[name]) for name, case in CASES.items()}
     for name, ways in found.items():
         first = next(iter(ways.values()))
         for way, ms in ways.items():
@@ -98,7 +99,7 @@ def main() -> None:
     content: dict[str, Any] = {
         **stamp(),
         "rounds": given.rounds,
-        "gflops_a_second": speed / 1e9,
+        "gflops_a_second": {name: speed / 1e9 for name, speed in speeds.items()},
         "ms": found,
         "floor_ms": floors,
     }
@@ -111,8 +112,8 @@ def main() -> None:
         given.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def compare(case: Case, rounds: int) -> dict[str, float]:
-    """Way → milliseconds a step, the median of `rounds` interleaved rounds."""
+def compare(case: Case, rounds: int) -> tuple[dict[str, float], float]:
+    """Way → milliseconds a step, the median of `rounds` interleaved rounds; `flops_a_second`."""
     ways = {
         "by hand": by_hand(case, torch.contiguous_format),
         "by hand, channels last": by_hand(case, torch.channels_last),
@@ -120,14 +121,16 @@ def compare(case: Case, rounds: int) -> dict[str, float]:
         "gam_ray, sources looked up": by_gam_ray(case, looked_up=True),
     }
     times: dict[str, list[float]] = {way: [] for way in ways}
+    speeds = []
     for number in range(rounds + 1):
+        speeds.append(flops_a_second())
         for way, step in ways.items():
             started = time.perf_counter()
             for n in range(case.steps):
                 step(n % BATCHES)
             if number:  # the first one warms up
                 times[way].append(1000 * (time.perf_counter() - started) / case.steps)
-    return {way: statistics.median(each) for way, each in times.items()}
+    return {way: statistics.median(each) for way, each in times.items()}, statistics.median(speeds)
 
 
 def flops_a_second() -> float:
