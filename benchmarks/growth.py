@@ -4,7 +4,7 @@
 
 Trials are stubs: Optuna proposes, the broker stores and scores two reports with the predictions of
 5,000 images, the sink carries everything to MLflow on SQLite; Ray's own calls are not in it. Told
-are milliseconds a trial, the mean of the last trials up to each count, by part.
+are milliseconds a trial, the mean of the last 50 up to each count (of all of ten), by part.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gam_ray.study.study import tracking_uri
 from gam_ray.tracking import MLflowSink, StudyEnded, StudyStarted, TrackingQueue
 
 IMAGES, CLASSES = 5_000, 10
-WINDOW = 10
+WINDOW = 50
 SCORES = ("entropy", "class_ami", "bnm", "snd")
 GUARD = {"guard/class_shift": 0.1, "guard/agreement": 0.9, "guard/feature_rank": 0.9}
 

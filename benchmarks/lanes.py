@@ -33,8 +33,8 @@ TRIAL: dict[str, Any] = {
     "pretraining": {"steps": 300, "batch_size": 64},
     "steps": 300,
     "batch_size": 64,
-    "report_every": 100,
 }
+REPORTS = 3
 SPACE = {"adaptation.weight": {"log": [1, 10]}}
 SLOTS = 2
 
@@ -43,18 +43,20 @@ def main() -> None:
     """Measure, print, write JSON."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     options.add_argument("--trials", type=int, default=12)
+    options.add_argument("--steps", type=int, default=TRIAL["steps"], help="of a trial")
     options.add_argument("--plain", action="store_true", help="also a Train group for every trial")
     options.add_argument("--json", type=Path)
     given = options.parse_args()
+    trial = {**TRIAL, "steps": given.steps, "report_every": given.steps // REPORTS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run_alone(TrialConfig.from_mapping({**TRIAL, "steps": 1}), folder / ".sources", folder)
-        found: dict[str, Any] = {"study": study("study", TRIAL, given.trials, folder)}
+        found: dict[str, Any] = {"study": study("study", trial, given.trials, folder)}
         configs = searched(folder / "study")
         found["alone"] = alone(configs, folder)
         if given.plain:
             found["a group for every trial"] = grouped(
-                [each for each in configs if is_adapting(each)], folder
+                trial, [each for each in configs if is_adapting(each)], folder
             )
         found["between trials"] = between(configs, folder)
         one_step = {**TRIAL, "steps": 1, "report_every": 1}
@@ -67,7 +69,7 @@ def main() -> None:
     )
     print(json.dumps(found, indent=1, ensure_ascii=False))
     if given.json:
-        content = {**stamp(), "trials": given.trials, **found}
+        content = {**stamp(), "trials": given.trials, "steps": given.steps, **found}
         given.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -207,7 +209,7 @@ def run_alone(config: TrialConfig, sources: Path, folder: Path) -> float:
     return time.monotonic() - began
 
 
-def grouped(configs: list[TrialConfig], folder: Path) -> dict[str, float]:
+def grouped(trial: Mapping[str, Any], configs: list[TrialConfig], folder: Path) -> dict[str, float]:
     """Seconds of the same trials by Tune, each in a Train group of its own."""
     os.environ |= {"RAY_TRAIN_V2_ENABLED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     import ray
@@ -217,6 +219,7 @@ def grouped(configs: list[TrialConfig], folder: Path) -> dict[str, float]:
     ray.init(include_dashboard=False, log_to_driver=False, num_cpus=SLOTS)
     trainable = tune.with_resources(in_a_group, {"memory": 400e6})
     space = {
+        "trial": trial,
         "weight": tune.grid_search([config.adaptation.weight for config in configs]),
         "folder": str(folder),
     }
@@ -266,7 +269,7 @@ def train_loop(settings: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)
     folder = Path(settings["folder"])
-    config = TrialConfig.from_mapping(TRIAL)
+    config = TrialConfig.from_mapping(settings["trial"])
     config = apply_settings(config, {"adaptation.weight": settings["weight"]})
     here = Path(tempfile.mkdtemp(dir=folder))
     run_trial(config, Place(here, folder / ".sources", None, torch.device("cpu")), ToTrain())

@@ -2,9 +2,10 @@
 
     python benchmarks/speed.py --json benchmarks/results/speed.json
 
-Runs `gam-ray run jobs/quickstart.yaml`, `steps.py`, `lanes.py` and `growth.py` one after another,
-each in a process of its own, and puts their figures into one file, each with its date and commit;
-parts that are not named stay as the file has them. Some minutes on two cores.
+Runs `gam-ray run jobs/quickstart.yaml`, `steps.py`, `lanes.py` with trials of 300 and of 150 steps,
+and `growth.py` one after another, each in a process of its own, and puts their figures into one
+file, each with its date and commit; parts that are not named stay as the file has them. Half an
+hour on two cores.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from tables import stamp
 
 HERE = Path(__file__).parent
-PARTS = ("quickstart", "steps", "lanes", "growth")
+PARTS = ("quickstart", "steps", "lanes", "short_lanes", "growth")
 QUICKSTART = HERE.parent / "jobs" / "quickstart.yaml"
 
 
@@ -34,21 +35,27 @@ def main() -> None:
     options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     given = options.parse_args()
     peers = ["--peers", str(given.peers)] if given.peers else []
-    arguments = {"steps": ["--workers", *peers], "lanes": ["--plain"], "growth": []}
+    commands = {
+        "steps": ["steps.py", "--workers", *peers],
+        "lanes": ["lanes.py", "--plain"],
+        "short_lanes": ["lanes.py", "--plain", "--steps", "150"],
+        "growth": ["growth.py"],
+    }
     content = json.loads(given.json.read_text()) if given.json.exists() else {}
     for name in given.parts:
         with tempfile.TemporaryDirectory() as folder:
             here = Path(folder)
-            found = part(name, arguments[name], here) if name in arguments else quickstart(here)
+            found = part(commands[name], here) if name in commands else quickstart(here)
         content[name] = {**stamp(), **found}
         given.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def part(name: str, arguments: list[str], folder: Path) -> dict[str, Any]:
+def part(command: list[str], folder: Path) -> dict[str, Any]:
     """The figures of one script, without its stamp."""
-    file = folder / f"{name}.json"
-    command = [sys.executable, str(HERE / f"{name}.py"), *arguments, "--json", str(file)]
-    subprocess.run(command, check=True)
+    script, *arguments = command
+    file = folder / "found.json"
+    whole = [sys.executable, str(HERE / script), *arguments, "--json", str(file)]
+    subprocess.run(whole, check=True)
     found: dict[str, Any] = json.loads(file.read_text())
     known = stamp()
     return {key: value for key, value in found.items() if key not in known}
