@@ -1,6 +1,6 @@
 """Tune's side of a trial: it hands the proposal to the broker and passes on what it hears.
 
-Kept light: a relay imports neither torch nor anything of the training.
+Kept light: a relay imports neither torch nor anything of the training, nor what a study file is.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
-
-from gam_ray.study.plan import NODE_SHARE
 
 # Seconds of one wait for an event; the relay then asks again.
 WAIT_S = 10.0
@@ -61,6 +59,8 @@ class Relay(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
         """Memory and no CPU, for a relay only waits; on the node that has the study's folder."""
+        from gam_ray.study.plan import NODE_SHARE  # asked by the study, not by a relay
+
         node = config.get("only_node")
         where = {node: NODE_SHARE} if node else {}
         return PlacementGroupFactory([{"memory": RELAY_MEMORY, **where}])
