@@ -40,8 +40,8 @@ from gam_ray.training.captured import CapturedSteps, Inputs
 from gam_ray.training.checkpoints import save_checkpoint, save_next
 from gam_ray.training.data import TaskData, load_target_labels, to_float
 from gam_ray.training.evaluation import (
-    float_batches,
     gather_evidence,
+    matching_batches,
     predictions,
     quality,
     source_iou,
@@ -324,7 +324,7 @@ class GeneralRun:
             remeasure(
                 network,
                 network.layers,
-                lambda: float_batches(some, device),
+                lambda: matching_batches(network, some, device),
                 is_chain=network.is_chain,
             )
 

@@ -18,6 +18,7 @@ from gam_ray.adaptation import (
     sum_over_workers,
     world_size,
 )
+from gam_ray.adaptation.batch_norm import batch_norms
 from gam_ray.config import derive_seed
 from gam_ray.domains import VOID, LabelledImages
 from gam_ray.networks import MatchableNetwork
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 # Pixels of the images of one batch over all workers: 512 digits, or 9 frames of 240×176.
 BATCH_PIXELS = 512 * 28 * 28
-# Of predictions on a CPU this part of it: what layers give out then stays in its cache.
+# This part of it on a CPU, where no result depends on it: what layers give out stays in its cache.
 CPU_SHARE = 0.25
 # Images of a batch are a multiple of this, so that 1, 2, 4 and 8 workers see the same batches:
 # BatchNorm's statistics are taken batch by batch.
@@ -47,10 +48,25 @@ _SAMPLE_SEED = 2018
 def float_batches(images: Tensor, device: torch.device) -> Iterator[Tensor]:
     """This worker's shares of uint8 `images` as float batches on `device`, in order.
 
-    The batches over all workers are of nearly one size, and the same for 1, 2, 4 or 8 workers.
+    For passes in which every image is for itself. The batches over all workers are of nearly one
+    size, and the same for 1, 2, 4 or 8 workers.
     """
-    for part in torch.split(images, _batch_size(images, BATCH_PIXELS)):
+    for part in torch.split(images, _batch_size(images, _pixels(device))):
         yield to_float(shard(part), device)
+
+
+def matching_batches(network: nn.Module, images: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """`float_batches` for passes by which `network` is matched.
+
+    BatchNorm's statistics are taken batch by batch: with it batches are the same on all devices.
+    """
+    pixels = BATCH_PIXELS if batch_norms(network) else _pixels(device)
+    for part in torch.split(images, _batch_size(images, pixels)):
+        yield to_float(shard(part), device)
+
+
+def _pixels(device: torch.device) -> float:
+    return BATCH_PIXELS * (CPU_SHARE if device.type == "cpu" else 1)
 
 
 def _batch_size(images: Tensor, pixels: float) -> int:
@@ -68,7 +84,7 @@ def _shares(images: Tensor, rows: Tensor, device: torch.device) -> Iterator[tupl
 
     Predictions of an image are the same in whatever batch. Of a last batch a share may be empty.
     """
-    size = _batch_size(images, BATCH_PIXELS * (CPU_SHARE if device.type == "cpu" else 1))
+    size = _batch_size(images, _pixels(device))
     for parts in zip(torch.split(images, size), torch.split(rows, size), strict=True):
         part, own = map(shard, parts)
         yield part, own

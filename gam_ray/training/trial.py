@@ -42,7 +42,7 @@ from gam_ray.training.adapting import (
 from gam_ray.training.augmentation import check_augmentation
 from gam_ray.training.checkpoints import load_checkpoint, load_newest
 from gam_ray.training.data import TaskData, load_task
-from gam_ray.training.evaluation import float_batches
+from gam_ray.training.evaluation import float_batches, matching_batches
 from gam_ray.training.exhibits import leave_exhibits
 from gam_ray.training.fine_tuning import few_labelled, fine_tune
 from gam_ray.training.precision import tensor_cores
@@ -300,7 +300,7 @@ def matched_state(
         target,
         target.layers,
         layer_moments(source, unnormalised, source_images) if unnormalised else {},
-        lambda: float_batches(data.target_train.images, device),
+        lambda: matching_batches(target, data.target_train.images, device),
         is_chain=target.is_chain,
     )
     state: dict[str, Tensor] = target.state_dict()

@@ -25,6 +25,7 @@ from gam_ray.training.data import load_task
 from gam_ray.training.evaluation import (
     float_batches,
     gather_evidence,
+    matching_batches,
     predict,
     quality,
     source_iou,
@@ -92,6 +93,19 @@ def test_batches_are_the_same_whatever_the_number_of_workers(
     assert max(partitions[0]) <= max(most + 7, 8)
     monkeypatch.setattr(evaluation, "world_size", lambda: 6)
     assert all(len(batch) % 6 == 0 for batch in list(float_batches(images, CPU))[:-1])
+
+
+def test_batches_of_which_statistics_are_taken_are_larger_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation, "BATCH_PIXELS", 32 * 16)
+    images = torch.zeros(96, 1, 4, 4, dtype=torch.uint8)
+    sizes = [
+        [len(batch) for batch in matching_batches(network, images, CPU)]
+        for network in (normalised(), plain())
+    ]
+    assert sizes == [3 * [32], 12 * [8]]
+    assert [len(batch) for batch in float_batches(images, CPU)] == sizes[1]
 
 
 # Quality
@@ -201,7 +215,7 @@ def leave_findings(folder: Path) -> None:
     batch_norm = normalised()
     share_batch_norm(batch_norm)
     many = draw("train", brightness=60, seed=0).images[:50]
-    adapt_batch_norm(batch_norm, float_batches(many, CPU))
+    adapt_batch_norm(batch_norm, matching_batches(batch_norm, many, CPU))
     scores = all_scores(gather_evidence(network, load_task(STREET.task, None), CPU, seed=0))
     torch.save((pixels, figures, whole, batch_norm.state_dict(), scores), folder / f"{rank()}.pt")
 
