@@ -51,8 +51,7 @@ def float_batches(images: Tensor, device: torch.device) -> Iterator[Tensor]:
     For passes in which every image is for itself. The batches over all workers are of nearly one
     size, and the same for 1, 2, 4 or 8 workers.
     """
-    for part in torch.split(images, _batch_size(images, _pixels(device))):
-        yield to_float(shard(part), device)
+    return _in_batches(images, device, _pixels(device))
 
 
 def matching_batches(network: nn.Module, images: Tensor, device: torch.device) -> Iterator[Tensor]:
@@ -60,19 +59,22 @@ def matching_batches(network: nn.Module, images: Tensor, device: torch.device) -
 
     BatchNorm's statistics are taken batch by batch: with it batches are the same on all devices.
     """
-    pixels = BATCH_PIXELS if batch_norms(network) else _pixels(device)
+    return _in_batches(images, device, BATCH_PIXELS if batch_norms(network) else _pixels(device))
+
+
+def _pixels(device: torch.device) -> int:
+    return int(BATCH_PIXELS * CPU_SHARE) if device.type == "cpu" else BATCH_PIXELS
+
+
+def _in_batches(images: Tensor, device: torch.device, pixels: int) -> Iterator[Tensor]:
     for part in torch.split(images, _batch_size(images, pixels)):
         yield to_float(shard(part), device)
 
 
-def _pixels(device: torch.device) -> float:
-    return BATCH_PIXELS * (CPU_SHARE if device.type == "cpu" else 1)
-
-
-def _batch_size(images: Tensor, pixels: float) -> int:
+def _batch_size(images: Tensor, pixels: int) -> int:
     """Images of each batch of at most so many pixels, so that all are of nearly one size."""
     height, width = images.shape[-2:]
-    most = max(1, int(pixels) // (height * width))
+    most = max(1, pixels // (height * width))
     even = math.ceil(len(images) / math.ceil(len(images) / most))
     # A multiple of the workers, so that their rows lie as `gather_rows` expects them.
     multiple = math.lcm(EVEN_SHARES, world_size())
@@ -85,9 +87,8 @@ def _shares(images: Tensor, rows: Tensor, device: torch.device) -> Iterator[tupl
     Predictions of an image are the same in whatever batch. Of a last batch a share may be empty.
     """
     size = _batch_size(images, _pixels(device))
-    for parts in zip(torch.split(images, size), torch.split(rows, size), strict=True):
-        part, own = map(shard, parts)
-        yield part, own
+    for part, own in zip(torch.split(images, size), torch.split(rows, size), strict=True):
+        yield shard(part), shard(own)
 
 
 @torch.inference_mode()

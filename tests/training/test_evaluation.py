@@ -86,13 +86,15 @@ def test_batches_are_the_same_whatever_the_number_of_workers(
     partitions = []
     for workers in (1, 2, 4, 8):
         monkeypatch.setattr(evaluation, "world_size", lambda workers=workers: workers)
-        batches = list(float_batches(images, CPU))
+        batches = list(matching_batches(normalised(), images, CPU))
         torch.testing.assert_close(torch.cat(batches) * 255, images.float())
         partitions.append([len(batch) for batch in batches])
     assert partitions == [partitions[0]] * 4
     assert max(partitions[0]) <= max(most + 7, 8)
     monkeypatch.setattr(evaluation, "world_size", lambda: 6)
-    assert all(len(batch) % 6 == 0 for batch in list(float_batches(images, CPU))[:-1])
+    assert all(
+        len(batch) % 6 == 0 for batch in list(matching_batches(normalised(), images, CPU))[:-1]
+    )
 
 
 def test_batches_of_which_statistics_are_taken_are_larger_on_a_cpu(

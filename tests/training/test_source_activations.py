@@ -39,7 +39,7 @@ def expected(network: MatchableNetwork, images: Tensor) -> dict[str, Tensor]:
 
 def test_rows_are_the_networks_activations_in_the_order_of_the_images() -> None:
     network = lenet()
-    images = digits(BATCH_PIXELS // 28**2 + 37)  # two batches
+    images = digits(BATCH_PIXELS // 28**2 + 37)  # several batches
     rows = SourceActivations().keep(network, ("fc3", "conv2"), images, CPU)
     wanted = expected(network, images)
     assert list(rows) == ["fc3", "conv2"]
